@@ -1,0 +1,35 @@
+# The project's commands. `make help` lists them. VENV=path names another environment, PYTHON=... another Python.
+VENV ?= .venv
+PYTHON ?= python3
+UNCLIP = $(VENV)/bin/unclip
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-gpu lint format clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## make or refresh the environment (.venv, or VENV=path)
+	@$(PYTHON) scripts/setup_env.py "$(VENV)"
+
+demo: setup  ## text to image on real Fashion-MNIST, from nothing to pictures, on a CPU
+	@$(UNCLIP) run experiment=demo results=outputs/demo
+
+test: setup  ## the test suite
+	@$(VENV)/bin/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist loadgroup -q
+
+test-slow: setup  ## the tests that take minutes
+	@$(VENV)/bin/python -m pytest -m "slow" -q
+
+test-gpu: setup  ## the tests that need a CUDA GPU
+	@$(VENV)/bin/python -m pytest -m "gpu" -q
+
+lint: setup  ## ruff, format check, type check
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+format: setup  ## let ruff rewrite the files
+	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
+
+clean:  ## remove caches and builds; data, outputs and .venv stay
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
