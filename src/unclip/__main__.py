@@ -1,0 +1,7 @@
+"""`python -m unclip` is the command `unclip`."""
+
+import sys
+
+from unclip.cli import main
+
+sys.exit(main())

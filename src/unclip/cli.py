@@ -1,0 +1,131 @@
+"""The command `unclip VERB ...`: verbs, help, exit statuses. A verb's module is imported when the verb is typed.
+
+Exit statuses: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+
+DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: the module whose `main(arguments) -> int` carries it out, one line about it, its help."""
+
+    module: str
+    does: str
+    help: str
+
+
+VERBS = {
+    "run": Verb(
+        "unclip.runs.pipeline",
+        "all stages of an experiment in order, then samples, metrics and a report",
+        """unclip run experiment=NAME [results=DIR] [overrides]
+
+Trains what is missing, reuses what is finished, then samples, evaluates and writes the report into results=DIR
+(by default outputs/NAME/run-<signature>). An override with a stage's prefix goes to that stage, sample. and
+evaluate. included; one without goes to every stage that has the key.
+
+  unclip run experiment=demo
+  unclip run experiment=demo seed=3 decoder.schedule=linear results=outputs/linear
+  unclip run experiment=demo prior.trainer.max_steps=1000 sample.per_prompt=5""",
+    ),
+    "train": Verb(
+        "unclip.runs.train",
+        "one training run; -m makes it a Hydra multirun",
+        """unclip train stage=clip|prior|decoder|classifier [overrides]
+unclip train experiment=NAME/STAGE [overrides]
+
+A run's folder is named by its configuration: the same command finds the same run, skips it when it is finished and
+goes on with it when it was interrupted. What a stage is trained on top of is trained first (clip=auto) or named
+(clip=<signature or folder>, clip=random).
+
+  unclip train stage=decoder schedule=linear objective=v seed=3
+  unclip train experiment=demo/decoder trainer.max_steps=2000
+  unclip train -m stage=decoder schedule=linear,cosine objective=eps,x0,v trainer.max_steps=20
+  unclip train stage=prior --cfg job          print the configuration and stop
+  unclip train --config-dir=my_conf stage=clip model=clip/mine""",
+    ),
+    "sample": Verb(
+        "unclip.runs.sample",
+        "text -> pictures, with a trained experiment",
+        """unclip sample run=FOLDER [prompts='["an image of a bag"]'] [overrides]
+
+run is the results folder of `unclip run`, or a decoder's run; clip=, prior= and decoder= name runs one by one.
+Writes one PNG each, grid.png and samples.jsonl into out=DIR (by default <run>/samples-<hash of the request>).
+
+  unclip sample run=outputs/demo prompts='["an image of a bag","an image of a dress"]' per_prompt=8
+  unclip sample run=outputs/demo guidance=3 sampler=dpmpp_2m sampler.steps=15""",
+    ),
+    "evaluate": Verb(
+        "unclip.runs.evaluate",
+        "metrics of a trained experiment, as JSON and a table",
+        """unclip evaluate run=FOLDER [n=500] [overrides]
+
+Samples every caption of the data set, asks an independent classifier what it sees, and measures the Frechet distance
+(with its train-vs-test floor), the round trip image -> embedding -> image, and the prior against its baselines.
+Writes metrics.json into out=DIR (by default <run>/evaluation-<hash of the request>).
+
+  unclip evaluate run=outputs/demo
+  unclip evaluate run=outputs/demo guidance=2 n=1000""",
+    ),
+    "data": Verb(
+        "unclip.runs.data",
+        "fetch a data set, or say what is in it",
+        """unclip data fetch|info NAME [overrides]
+
+  unclip data fetch fashion_mnist
+  unclip data info fashion_mnist paths.data=/data""",
+    ),
+}
+
+
+def usage() -> str:
+    lines = ["unclip: text-to-image diffusion by unCLIP - train it, sweep it, compare it", ""]
+    lines += ["usage: unclip VERB [overrides]          unclip VERB --help", ""]
+    return "\n".join([*lines, *(f"  {name:10} {verb.does}" for name, verb in VERBS.items())])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out one command line; returns the exit status."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return DONE
+    if name == "--version":
+        print(f"unclip {import_module('unclip').__version__}")
+        return DONE
+    if name not in VERBS:
+        close = difflib.get_close_matches(name, VERBS, 1)
+        near = f"; nearest: {close[0]}" if close else ""
+        print(f"unclip: {name} is no verb{near}; possible: {', '.join(VERBS)}", file=sys.stderr)
+        return WRONG_REQUEST
+    if {"-h", "--help"} & set(arguments):
+        print(VERBS[name].help)
+        return DONE
+    return _carried_out(name, arguments)
+
+
+def _carried_out(name: str, arguments: list[str]) -> int:
+    from unclip.config.problems import Problems
+
+    try:
+        return import_module(VERBS[name].module).main(arguments)
+    except Problems as problems:
+        print(f"unclip {name}: {problems}", file=sys.stderr)
+        return WRONG_REQUEST
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        print(f"unclip {name}: {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From overrides to one checked, resolved configuration. Imports neither torch nor Lightning."""

@@ -1,0 +1,268 @@
+"""Overrides in, one checked configuration out, or every problem in one message.
+
+Hydra stops at the first problem; here each override is looked at by itself, the good ones are composed, and the result
+is checked against the targets' signatures (targets.py) and the rules between keys (rules.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import unclip
+from unclip.config import rules, schema, targets
+from unclip.config.problems import Problem, Problems
+
+SCHEMAS = {"train": schema.Train, "sample": schema.Generate, "evaluate": schema.Generate}
+SWEEP_VALUES_CHECKED = 50  # of each swept axis, one at a time; every cell is checked again when its turn comes
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked request: the resolved plain configuration and how it was asked for."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]  # group -> option
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name without its stage: demo/decoder is of the experiment demo."""
+        chosen = self.choices.get("experiment") or "default"
+        return chosen.rpartition("/")[0] or chosen
+
+
+def config_folder() -> Path:
+    """The configuration tree: inside the installed package, else the checkout's."""
+    package = Path(unclip.__file__).parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent.parent / "conf"
+
+
+def compose(verb: str, overrides: list[str], config_dir: str | None = None) -> Composed:
+    """Compose conf/<verb>.yaml with overrides as typed.
+
+    Raises:
+        Problems: everything that is wrong with the request, each with its key, what was given and what is possible.
+    """
+    with _Composer(verb, config_dir) as composer:
+        return composer.checked(overrides)
+
+
+def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) -> None:
+    """Check every value of every swept axis, the other axes at their first value. Raises Problems."""
+    with _Composer(verb, config_dir) as composer:
+        parsed = [(line, composer.parse(line)) for line in overrides]
+        unreadable = [p for _, p in parsed if isinstance(p, Problem)]
+        axes = [_axis(line, p) for line, p in parsed if isinstance(p, Override)]
+        first = [axis[0] for axis in axes]
+        found: list[Problem] = list(unreadable)
+        for i, axis in enumerate(axes):
+            for value in axis if len(axis) > 1 else []:
+                found += composer.problems([*first[:i], value, *first[i + 1 :]])
+        found += composer.problems(first)
+        if found:
+            raise Problems(list(dict.fromkeys(found)))
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group of this project, nested ones as a/b; needs no composition."""
+    folder = config_folder() / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def _axis(line: str, override: Override) -> list[str]:
+    if not override.is_sweep_override() or override.is_hydra_override():
+        return [line]
+    try:
+        values = list(override.sweep_string_iterator())
+    except (HydraException, ValueError, TypeError):
+        return []  # an interval or a glob: its values are the sweeper's to choose
+    key = line.split("=", 1)[0]
+    return [f"{key}={value}" for value in values[:SWEEP_VALUES_CHECKED]]
+
+
+class _Composer:
+    """Hydra's composition of one verb's primary config, with the project's checks around it."""
+
+    def __init__(self, verb: str, config_dir: str | None):
+        self.verb = verb
+        self.search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+        self.parser = OverridesParser.create()
+
+    def __enter__(self) -> _Composer:
+        GlobalHydra.instance().clear()
+        self.context = hydra.initialize_config_dir(str(config_folder().absolute()), version_base="1.3")
+        self.context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
+
+    def checked(self, lines: list[str]) -> Composed:
+        problems, composed = self._check(lines)
+        if problems or composed is None:
+            raise Problems(problems)
+        return composed
+
+    def problems(self, lines: list[str]) -> list[Problem]:
+        return self._check(lines)[0]
+
+    def parse(self, line: str) -> Override | Problem:
+        try:
+            return self.parser.parse_override(line)
+        except HydraException:
+            return Problem(line, None, "cannot be read; an override is key=value, with strings of spaces or commas quoted")
+
+    def _check(self, lines: list[str]) -> tuple[list[Problem], Composed | None]:
+        parsed = [(line, self.parse(line)) for line in lines]
+        problems = [p for _, p in parsed if isinstance(p, Problem)]
+        overrides = [(line, p) for line, p in parsed if isinstance(p, Override)]
+        groups = [(line, o) for line, o in overrides if self._is_group(o.key_or_group)]
+        values = [(line, o) for line, o in overrides if not self._is_group(o.key_or_group)]
+
+        sound = []
+        for line, override in groups:
+            problem = self._group_problem(override)
+            problems += [problem] if problem else []
+            sound += [] if problem else [line]
+        given = {o.key_or_group: o.value() for _, o in groups}
+        if self.verb == "train" and not given.keys() & {"stage", "experiment"}:
+            possible = ", ".join(self._options("stage"))
+            return [*problems, Problem("stage", None, f"is not set; possible: {possible}")], None
+        try:
+            config, choices = self._compose(sound)
+        except (HydraException, OmegaConfBaseException) as error:
+            if not problems:
+                problems.append(Problem(" ".join(sound), None, str(error).strip().splitlines()[0]))
+            return problems, None
+
+        keys = list(_keys(config))
+        for line, override in values:
+            problem = _key_problem(override, config, keys)
+            problems += [problem] if problem else []
+            sound += [] if problem else [line]
+        try:
+            config, choices = self._compose(sound)
+            config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
+        assert isinstance(config, dict)
+        problems += _walk(config, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}"))
+        if self.verb == "train":
+            base, _ = self._compose([f"stage={choices['stage']}"])
+            problems += _broken_rules(config, base, choices, strict=not problems)
+        return problems, Composed(config, choices, lines)
+
+    def _compose(self, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        config = hydra.compose(self.verb, [*self.search, *lines], return_hydra_config=True)
+        choices = dict(config.hydra.runtime.choices)
+        plain = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(plain, dict)
+        plain.pop("hydra")
+        return {str(k): v for k, v in plain.items()}, choices
+
+    @property
+    def _loader(self) -> Any:
+        return GlobalHydra.instance().config_loader()
+
+    def _is_group(self, key: str) -> bool:
+        group = key.split("@")[0]
+        return group in self._loader.list_groups("") or "/" in group
+
+    def _options(self, group: str) -> list[str]:
+        found = list(self._loader.get_group_options(group, ObjectType.CONFIG))
+        for sub in self._loader.get_group_options(group, ObjectType.GROUP):
+            found += [f"{sub}/{option}" for option in self._options(f"{group}/{sub}")]
+        return sorted(found)
+
+    def _group_problem(self, override: Override) -> Problem | None:
+        group = override.key_or_group
+        if override.is_delete() or override.is_hydra_override() or group.startswith("hydra/"):
+            return None
+        possible, value = self._options(group), override.value()
+        chosen = value if isinstance(value, list) else [value]
+        wrong = [str(v) for v in chosen if v is not None and str(v) not in possible]
+        if not wrong:
+            return None
+        return Problem(group, wrong[0], f"no such option{_nearest(wrong[0], possible)}; possible: {', '.join(possible)}")
+
+
+def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _key_problem(override: Override, config: dict[str, Any], keys: list[str]) -> Problem | None:
+    key = override.key_or_group
+    if override.is_hydra_override() or key.split(".")[0] == "hydra":
+        return None
+    if override.is_add() or override.is_force_add():
+        return None  # the target's signature decides, once it is composed
+    if key in keys:
+        return None
+    given = None if override.is_delete() else override.get_value_element_as_str()
+    same_leaf = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    inside = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    where = f"; {key.rpartition('.')[0]} has: {', '.join(k.rpartition('.')[2] for k in inside)}" if inside else ""
+    return Problem(key, given, f"no such key{_nearest(key, keys, same_leaf)}{where}")
+
+
+def _nearest(given: str, possible: Iterable[str], first: list[str] | None = None) -> str:
+    close = [*(first or []), *difflib.get_close_matches(given, list(possible), 2, 0.6)]
+    return f"; nearest: {' or '.join(dict.fromkeys(close[:3]))}" if close else ""
+
+
+def _walk(node: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter] | None) -> Iterator[Problem]:
+    """Every value against the signature of the target, or the schema, that it goes to."""
+    for key, value in node.items():
+        full = f"{prefix}{key}"
+        if str(key).startswith("_"):
+            continue
+        if value == "???":
+            yield Problem(full, None, "is not set")
+            continue
+        if accepted is not None and key not in accepted:
+            if "_target_" in node:
+                near = _nearest(str(key), accepted)
+                yield Problem(full, value, f"{node['_target_']} takes no such parameter{near}; it takes: {', '.join(accepted)}")
+                continue
+        elif accepted is not None and (why := accepted[key].check(value)):
+            yield Problem(full, value, why)
+            continue
+        if isinstance(value, dict):
+            target = value.get("_target_")
+            inner = targets.parameters(target) if isinstance(target, str) else None
+            if isinstance(target, str) and inner is None and target.startswith("unclip."):
+                yield Problem(f"{full}._target_", target, "names nothing in this package")
+            yield from _walk(value, f"{full}.", inner if inner is None else _without_name(inner, full))
+
+
+def _broken_rules(
+    config: dict[str, Any], base: dict[str, Any], choices: dict[str, str], strict: bool
+) -> Iterator[Problem]:
+    for rule in rules.RULES:
+        try:
+            yield from rule(config, base, choices)
+        except (TypeError, KeyError, AttributeError, ZeroDivisionError):
+            if strict:
+                raise  # else it stumbled over a value that is already named
+
+
+def _without_name(accepted: dict[str, targets.Parameter], full: str) -> dict[str, targets.Parameter]:
+    """`stage.name` is the stage's own word, not its target's parameter."""
+    return {**accepted, "name": targets.Parameter("name", None)} if full == "stage" else accepted

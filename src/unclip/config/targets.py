@@ -1,0 +1,259 @@
+"""What a `_target_` accepts, read from its source with `ast`: names, types, ranges and defaults.
+
+Nothing is imported, so a configuration is checked before torch is. It knows no target by name.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+REQUIRED = object()  # the default of a parameter that has none
+UNREADABLE = object()  # a default that is an expression, not a literal
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a target: `check` says None where a value fits, else what would."""
+
+    name: str
+    annotation: ast.expr | None
+    default: Any = REQUIRED
+
+    def check(self, value: Any) -> str | None:
+        """What `value` violates (`must be int`, `must satisfy T >= 2`), or None."""
+        if self.annotation is None or isinstance(value, dict) and "_target_" in value:
+            return None
+        if not _fits(self.annotation, value):
+            return f"must be {_describe(self.annotation)}"
+        for bound in _bounds(self.annotation):
+            if value is not None and not _holds(bound, self.name, value):
+                return f"must satisfy {bound}"
+        return None
+
+
+@cache
+def parameters(target: str) -> dict[str, Parameter] | None:
+    """The parameters of a dotted class, function or class method by name; None where the source cannot be read.
+
+    `**kwargs` in a constructor stands for its base classes' parameters.
+    """
+    found = _locate(target)
+    if found is None:
+        return None
+    module, node = found
+    if isinstance(node, ast.ClassDef):
+        return _class_parameters(module, node)
+    return _function_parameters(node.args)
+
+
+# --- finding the definition ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    path: Path
+
+    @property
+    def body(self) -> list[ast.stmt]:
+        return _parse(self.path).body
+
+    @property
+    def package(self) -> str:
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+
+_Definition = ast.ClassDef | ast.FunctionDef
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _module(name: str) -> _Module | None:
+    top, *rest = name.split(".")
+    spec = importlib.util.find_spec(top)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, *rest)
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            if file.is_file():
+                return _Module(name, file)
+    return None
+
+
+def _locate(target: str) -> tuple[_Module, _Definition] | None:
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        if module := _module(".".join(parts[:cut])):
+            return _find(module, parts[cut:])
+    return None
+
+
+def _find(module: _Module, path: list[str], depth: int = 0) -> tuple[_Module, _Definition] | None:
+    name, *rest = path
+    for node in _statements(module.body):
+        if isinstance(node, _Definition) and node.name == name:
+            if not rest:
+                return module, node
+            methods = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == rest[0])
+            method = next(methods, None)
+            return (module, method) if method else None
+        if isinstance(node, ast.ImportFrom) and depth < 8:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and (source := _source(module, node)):
+                    return _find(source, [alias.name, *rest], depth + 1)
+    return None
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements(node.body)
+
+
+def _source(module: _Module, node: ast.ImportFrom) -> _Module | None:
+    if not node.level:
+        return _module(node.module or "")
+    base = module.package.split(".")
+    base = base[: len(base) - node.level + 1]
+    return _module(".".join([*base, node.module] if node.module else base))
+
+
+# --- reading its signature -------------------------------------------------------------------------------------
+
+
+def _class_parameters(module: _Module, node: ast.ClassDef) -> dict[str, Parameter]:
+    constructor = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if constructor is not None:
+        own = _function_parameters(constructor.args)
+        return {**_inherited(module, node), **own} if constructor.args.kwarg else own
+    fields = {
+        n.target.id: Parameter(n.target.id, n.annotation, _default(n.value))
+        for n in node.body
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+    return {**_inherited(module, node), **fields}
+
+
+def _inherited(module: _Module, node: ast.ClassDef) -> dict[str, Parameter]:
+    found: dict[str, Parameter] = {}
+    for base in node.bases:
+        located = _find(module, [base.id]) if isinstance(base, ast.Name) else None
+        if located and isinstance(located[1], ast.ClassDef) and located[0].name.startswith("unclip"):
+            found |= _class_parameters(located[0], located[1])
+    return found
+
+
+def _function_parameters(args: ast.arguments) -> dict[str, Parameter]:
+    positional = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
+    pairs = [*zip(positional, defaults, strict=True), *zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    return {
+        a.arg: Parameter(a.arg, a.annotation, _default(d)) for a, d in pairs if a.arg not in ("self", "cls")
+    }
+
+
+def _default(node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return UNREADABLE
+    return list(value) if isinstance(value, tuple) else value
+
+
+# --- types and ranges ------------------------------------------------------------------------------------------
+
+_SCALARS: dict[str, Callable[[Any], bool]] = {
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
+    "bool": lambda v: isinstance(v, bool),
+    "str": lambda v: isinstance(v, str),
+    "None": lambda v: v is None,
+}
+_SEQUENCES = ("list", "tuple", "Sequence", "List", "Tuple")
+
+
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _parts(node: ast.Subscript) -> list[ast.expr]:
+    return node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _alternatives(node: ast.expr) -> list[ast.expr]:
+    """The members of `A | B`, `Union[A, B]` or `Optional[A]`, the annotated type of `Annotated[A, ...]`."""
+    if isinstance(node, ast.BinOp):
+        return [*_alternatives(node.left), *_alternatives(node.right)]
+    if isinstance(node, ast.Subscript):
+        kind, parts = _name(node.value), _parts(node)
+        if kind == "Annotated":
+            return _alternatives(parts[0])
+        if kind == "Union":
+            return [a for part in parts for a in _alternatives(part)]
+        if kind == "Optional":
+            return [*_alternatives(parts[0]), ast.Constant(None)]
+    return [node]
+
+
+def _fits(annotation: ast.expr, value: Any) -> bool:
+    return any(_fits_one(node, value) for node in _alternatives(annotation))
+
+
+def _fits_one(node: ast.expr, value: Any) -> bool:
+    if isinstance(node, ast.Constant):
+        return value is None if node.value is None else True
+    if isinstance(node, ast.Subscript):
+        kind, parts = _name(node.value), _parts(node)
+        if kind == "Literal":
+            return any(value == p.value and type(value) is type(p.value) for p in parts if isinstance(p, ast.Constant))
+        if kind in _SEQUENCES:
+            if not isinstance(value, list):
+                return False
+            kinds = [p for p in parts if not (isinstance(p, ast.Constant) and p.value is ...)]
+            if kind in ("tuple", "Tuple") and len(kinds) == len(parts):
+                return len(value) == len(kinds) and all(_fits(k, v) for k, v in zip(kinds, value, strict=True))
+            return all(_fits(kinds[0], v) for v in value)
+        return True
+    check = _SCALARS.get(_name(node))
+    return check(value) if check else True
+
+
+def _describe(annotation: ast.expr) -> str:
+    words = []
+    for node in _alternatives(annotation):
+        if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
+            words += [str(p.value) for p in _parts(node) if isinstance(p, ast.Constant)]
+        else:
+            words.append("null" if isinstance(node, ast.Constant) and node.value is None else ast.unparse(node))
+    return " | ".join(words)
+
+
+def _bounds(annotation: ast.expr) -> list[str]:
+    """The conditions that `Annotated[...]` states anywhere in the annotation."""
+    found = []
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Subscript) and _name(node.value) == "Annotated":
+            found += [p.value for p in _parts(node)[1:] if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+    return found
+
+
+_FUNCTIONS = {"all": all, "any": any, "len": len, "min": min, "max": max, "abs": abs}
+
+
+def _holds(bound: str, name: str, value: Any) -> bool:
+    try:
+        return bool(eval(bound, {"__builtins__": {}, **_FUNCTIONS, name: value}))
+    except TypeError:
+        return True  # an alternative the bound does not speak of, such as `auto` beside a number

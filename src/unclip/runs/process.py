@@ -1,0 +1,40 @@
+"""Child processes that carry out runs: they end with their parent, and Ctrl-C is theirs to handle. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+PARALLEL = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_", "SLURM_", "GROUP_RANK", "PL_GLOBAL_SEED")
+PR_SET_PDEATHSIG = 1
+WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
+
+
+def run_child(*arguments: str) -> int:
+    """Run `python -m <arguments>` to its end and return its exit status.
+
+    The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it by the terminal;
+    this process goes on waiting while it puts things in order. If this process is killed, the child is told to stop.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)} | {WAIT: "1"}
+    command = [sys.executable, "-m", *arguments]
+    ends_with_parent = _stop_when_parent_dies if sys.platform == "linux" else None
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def become(*arguments: str) -> None:
+    """Replace this process by `python -m <arguments>`: same process id, same terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", *arguments])
+
+
+def _stop_when_parent_dies() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,60 @@
+"""A run's signature: the hash of everything in its configuration that can change its result. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from unclip.config import schema, targets
+
+LENGTH = 10
+NOT_THE_RESULT = {
+    "": ("paths", "logger", "retry", "experiment", "extractor"),
+    "trainer": (
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "strategy",  # noise and epochs are keyed by sample, not by rank
+        "val_check_interval",
+        "limit_val_batches",
+        "log_every_n_steps",
+    ),
+    "data": ("folder",),
+}
+TRAINING_CALLBACKS = ("ema",)  # the others watch
+
+
+def signature(config: dict[str, Any]) -> str:
+    """Ten hexadecimal digits of a resolved training configuration whose upstream references are signatures already.
+
+    Keys that equal their default in the target's signature, or in config/schema.py, are left out: an option that is
+    added later, with a default that means "as before", does not move any run.
+    """
+    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def canonical(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what cannot change the result and without defaults."""
+    kept = {k: v for k, v in config.items() if k not in NOT_THE_RESULT[""]}
+    for group in ("trainer", "data"):
+        kept[group] = {k: v for k, v in config[group].items() if k not in NOT_THE_RESULT[group]}
+    kept["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if k in TRAINING_CALLBACKS}
+    return _without_defaults(kept, targets.parameters(f"{schema.__name__}.Train") or {})
+
+
+def _without_defaults(node: dict[str, Any], accepted: dict[str, targets.Parameter]) -> dict[str, Any]:
+    kept = {}
+    for key, value in node.items():
+        if key in accepted and _same(value, accepted[key].default):
+            continue
+        if isinstance(value, dict):
+            target = value.get("_target_")
+            value = _without_defaults(value, targets.parameters(target) or {} if target else {})
+        kept[key] = value
+    return kept
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and value == default or (value == default and isinstance(value, int | float))

@@ -1,0 +1,171 @@
+"""A run's folder: its configuration, its state on disk, its lock. Imports no torch.
+
+<outputs>/<experiment>/<signature>/ holds config.yaml, status.json, metrics.csv, checkpoint.ckpt while it trains and
+weights.safetensors once it is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from unclip.files import write_json, write_text
+from unclip.runs.signature import signature
+
+State = Literal["new", "live", "interrupted", "failed", "finished"]
+VERSIONS_OF = ("unclip-lab", "torch", "lightning", "hydra-core")
+
+
+class Busy(Exception):
+    """Another process holds the run's lock."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, by its folder."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, config: dict[str, Any], experiment: str) -> Run:
+        """The run of a resolved configuration whose upstream references are signatures."""
+        return cls(Path(config["paths"]["outputs"]) / experiment / signature(config))
+
+    @property
+    def signature(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.ckpt"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration it was made with."""
+        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json, {} before there is one. Raises ValueError naming the file if it cannot be read."""
+        path = self.folder / "status.json"
+        try:
+            status = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not readable as JSON ({error}): repair or remove it") from None
+        if not isinstance(status, dict):
+            raise ValueError(f"{path} does not hold a run's status: repair or remove it")
+        return status
+
+    @property
+    def state(self) -> State:
+        """new, live (a process holds its lock), interrupted, failed or finished."""
+        written = self.status.get("state")
+        if written == "finished" and self.weights.is_file():
+            return "finished"
+        if written is None and not (self.folder / ".lock").exists():
+            return "new"
+        try:
+            with self.lock():
+                pass
+        except Busy:
+            return "live"
+        if written is None:
+            return "new"
+        return "failed" if written == "failed" else "interrupted"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """The right to write here, held by one process at a time and let go when that ends. Raises Busy."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"{self.folder} is being trained by another process") from None
+            yield
+
+    def prepare(self, config: dict[str, Any], command: str) -> None:
+        """Write the configuration and the command that asked for it, where there is none yet."""
+        if not (self.folder / "config.yaml").exists():
+            write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        if not self.status:
+            self.mark("prepared", command=command, seed=config["seed"])
+
+    def mark(self, state: str, **fields: Any) -> None:
+        """Set state and further fields in status.json, atomically."""
+        status = {**self.status, "state": state, "heartbeat": now(), "pid": os.getpid(), "host": platform.node()}
+        write_json(self.folder / "status.json", {**status, **fields})
+
+
+def find(reference: str, outputs: Path) -> list[Run]:
+    """The runs that a folder or a signature (or the beginning of one) names."""
+    if (Path(reference) / "config.yaml").is_file():
+        return [Run(Path(reference))]
+    if not reference.isalnum():
+        return []
+    patterns = (f"{'*/' * depth}{reference}*/config.yaml" for depth in (1, 2, 3))
+    return [Run(p.parent) for pattern in patterns for p in sorted(outputs.glob(pattern))]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def age(stamp: str | None) -> str:
+    """How long ago an ISO time was, in words."""
+    if not stamp:
+        return "some time ago"
+    seconds = time.time() - datetime.fromisoformat(stamp).timestamp()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git revision and machine: what one needs to know to trust a number later."""
+    versions = {name: metadata.version(name) for name in VERSIONS_OF}
+    source = Path(__file__).parent
+    git = ["git", "-C", str(source)]
+    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "git": {"revision": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+        if revision.returncode == 0
+        else None,
+        "machine": platform.machine(),
+    }
+
+
+def typed(verb: str, overrides: list[str]) -> str:
+    """The command line that asks for this."""
+    return shlex.join(["unclip", verb, *overrides])
+
+
+def python(*arguments: str) -> list[str]:
+    """A command line of this interpreter."""
+    return [sys.executable, "-m", *arguments]

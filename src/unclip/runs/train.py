@@ -1,0 +1,119 @@
+"""`unclip train`: one run, or with -m a Hydra multirun of them. Imports no torch: the run is a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from unclip.config.compose import check_sweep, compose, config_folder
+from unclip.runs import process
+from unclip.runs.store import Run, age, typed
+from unclip.runs.upstream import resolve
+
+HYDRAS_OWN = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+WAIT_SECONDS = 2.0
+
+
+def main(arguments: list[str]) -> int:
+    """Check the request, train what it needs first, then become the training process."""
+    arguments, config_dir = _without_config_dir(arguments)
+    flags = [a for a in arguments if a.startswith("-")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if any(flag.split("=")[0] in HYDRAS_OWN for flag in flags):
+        return _hydra(arguments, config_dir, lambda config: None)
+    if {"-m", "--multirun"} & set(flags):
+        check_sweep("train", overrides, config_dir)
+        return _multirun(arguments, config_dir)
+    if flags:
+        print(f"unclip train: {flags[0]} is no option of it: unclip train --help", file=sys.stderr)
+        return WRONG_REQUEST
+    composed = compose("train", overrides, config_dir)
+    config, upstreams = resolve(composed)
+    run = Run.of(config, composed.experiment)
+    if run.state == "finished":
+        return _finished(run)
+    for stage, (upstream, upstream_overrides) in upstreams.items():
+        if upstream.state != "finished":
+            print(f"this {config['stage']['name']} needs its {stage} first: {typed('train', upstream_overrides)}", flush=True)
+            if status := process.run_child("unclip", "train", *upstream_overrides):
+                return status if status == INTERRUPTED else FAILED
+    return start(run, {**config, "experiment": composed.experiment}, typed("train", overrides))
+
+
+def start(run: Run, config: dict[str, Any], command: str) -> int:
+    """Bring one run to its end in this very process; returns only where nothing is to be done."""
+    state = run.state
+    while state == "live" and os.environ.get(process.WAIT):
+        time.sleep(WAIT_SECONDS)
+        state = run.state
+    if state == "finished":
+        return _finished(run)
+    if state == "live":
+        holder = run.status.get("pid", "unknown")
+        print(f"unclip train: {run.folder} is being trained by process {holder}: wait for it, or stop it", file=sys.stderr)
+        return WRONG_REQUEST
+    if state == "failed" and not config["retry"]:
+        error = run.status.get("error", "unknown error")
+        print(f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true", file=sys.stderr)
+        return FAILED
+    run.prepare(config, command)
+    process.become("unclip.runs.job", str(run.folder))
+    return DONE
+
+
+def _finished(run: Run) -> int:
+    metrics = ", ".join(f"{k} {v:.4g}" for k, v in sorted(run.status.get("metrics", {}).items()))
+    print(f"finished {age(run.status.get('finished'))}, nothing to do{': ' + metrics if metrics else ''}")
+    print(f"run: {run.folder}")
+    return DONE
+
+
+def _multirun(arguments: list[str], config_dir: str | None) -> int:
+    failed: list[str] = []
+
+    def cell(config: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        overrides = list(HydraConfig.get().overrides.task)
+        command = typed("train", overrides)
+        print(f"\n[{HydraConfig.get().job.num + 1}] {command}", flush=True)
+        extra = [f"--config-dir={config_dir}"] if config_dir else []
+        status = process.run_child("unclip", "train", *extra, *overrides)
+        if status in (INTERRUPTED, -2):
+            raise KeyboardInterrupt
+        if status:
+            failed.append(command)
+
+    _hydra(arguments, config_dir, cell)
+    if failed:
+        print("\n".join([f"\nunclip train: {len(failed)} of the sweep's runs failed:", *failed]), file=sys.stderr)
+    return FAILED if failed else DONE
+
+
+def _hydra(arguments: list[str], config_dir: str | None, task: Any) -> int:
+    import hydra
+
+    extra = [f"--config-dir={config_dir}"] if config_dir else []
+    before = sys.argv
+    sys.argv = ["unclip train", *arguments, *extra]
+    try:
+        hydra.main(config_path=str(config_folder()), config_name="train", version_base="1.3")(task)()
+    finally:
+        sys.argv = before
+    return DONE
+
+
+def _without_config_dir(arguments: list[str]) -> tuple[list[str], str | None]:
+    kept, folder = [], None
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--config-dir", "-cd"):
+            folder = next(rest, None)
+        elif argument.startswith("--config-dir="):
+            folder = argument.partition("=")[2]
+        else:
+            kept.append(argument)
+    return kept, folder

@@ -1,0 +1,84 @@
+"""References from a stage to what it is trained on top of: `clip=auto|signature|folder|random`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unclip.config.compose import Composed, compose, options
+from unclip.config.problems import Problem, Problems
+from unclip.runs.store import Run, find
+
+STAGES = ("clip", "prior", "decoder")  # in the order of their dependence
+TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
+SAME_DATA = ("_target_", "image_size", "channels", "resize", "size")
+
+
+def own(experiment: str, stage: str, overrides: list[str]) -> list[str]:
+    """The overrides that ask for the same experiment's own upstream stage: only data and paths travel to it."""
+    sibling = f"{experiment}/{stage}"
+    chosen = f"experiment={sibling}" if sibling in options("experiment") else f"stage={stage}"
+    return [chosen, *(line for line in overrides if travels(line))]
+
+
+def travels(line: str) -> bool:
+    key = line.split("=", 1)[0].lstrip("+")
+    return key.split(".")[0] in ("data", "paths") and key not in TRAINED_HOW
+
+
+def references(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(stage, reference) of each upstream that this configuration has."""
+    for stage in STAGES:
+        if isinstance(reference := config.get(stage), str):
+            yield stage, reference
+
+
+def resolve(composed: Composed) -> tuple[dict[str, Any], dict[str, tuple[Run, list[str]]]]:
+    """The configuration with signatures for references, and, by stage, each upstream run with the overrides that make it.
+
+    A run named by hand must exist and be finished; one found by `auto` may still have to be trained.
+
+    Raises:
+        Problems: a reference that names nothing, more than one run, an unfinished run, another stage, or other data.
+    """
+    config, runs, problems = dict(composed.config), {}, []
+    for stage, reference in references(config):
+        if reference == "random":
+            continue
+        if reference == "auto":
+            overrides = own(composed.experiment, stage, composed.overrides)
+            upstream = compose("train", overrides)
+            upstream_config, _ = resolve(upstream)
+            run = Run.of(upstream_config, upstream.experiment)
+            found_config = upstream_config
+        else:
+            overrides = []
+            found = find(reference, Path(config["paths"]["outputs"]))
+            if len(found) != 1 or found[0].state != "finished":
+                problems.append(Problem(stage, reference, _why_not(found, config["paths"]["outputs"])))
+                continue
+            run, found_config = found[0], found[0].config
+        problems += _mismatches(stage, reference, config, found_config)
+        config[stage] = run.signature
+        runs[stage] = (run, overrides)
+    if problems:
+        raise Problems(problems)
+    return config, runs
+
+
+def _why_not(found: list[Run], outputs: str) -> str:
+    if not found:
+        return f"no such run under {outputs}; possible: auto, random, the signature or folder of a finished run"
+    if len(found) > 1:
+        return f"names {len(found)} runs: {', '.join(str(r.folder) for r in found)}"
+    return f"{found[0].folder} is {found[0].state}, not finished"
+
+
+def _mismatches(stage: str, reference: str, config: dict[str, Any], found: dict[str, Any]) -> Iterator[Problem]:
+    if found["stage"]["name"] != stage:
+        yield Problem(stage, reference, f"is a run of stage {found['stage']['name']}, not {stage}")
+    here, there = config["data"], found["data"]
+    for key in SAME_DATA:
+        if here.get(key) != there.get(key):
+            yield Problem(stage, reference, f"was trained with data.{key} = {there.get(key)}, this run has {here.get(key)}")
