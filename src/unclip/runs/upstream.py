@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unclip.config.compose import Composed, compose, options
 from unclip.config.problems import Problem, Problems
@@ -34,10 +34,20 @@ def references(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield stage, reference
 
 
-def resolve(composed: Composed) -> tuple[dict[str, Any], dict[str, tuple[Run, list[str]]]]:
+class Planned(Protocol):
+    """A run that a pipeline will have made by the time it is needed."""
+
+    run: Run
+    config: dict[str, Any]
+    overrides: list[str]
+
+
+def resolve(
+    composed: Composed, planned: Mapping[str, Planned] | None = None
+) -> tuple[dict[str, Any], dict[str, tuple[Run, list[str]]]]:
     """The configuration with signatures for references, and, by stage, each upstream run with the overrides that make it.
 
-    A run named by hand must exist and be finished; one found by `auto` may still have to be trained.
+    A run named by hand must exist and be finished; one found by `auto`, or planned, may still have to be trained.
 
     Raises:
         Problems: a reference that names nothing, more than one run, an unfinished run, another stage, or other data.
@@ -46,7 +56,10 @@ def resolve(composed: Composed) -> tuple[dict[str, Any], dict[str, tuple[Run, li
     for stage, reference in references(config):
         if reference == "random":
             continue
-        if reference == "auto":
+        if reference == "auto" and planned and stage in planned:
+            run, found_config = planned[stage].run, planned[stage].config
+            overrides = planned[stage].overrides
+        elif reference == "auto":
             overrides = own(composed.experiment, stage, composed.overrides)
             upstream = compose("train", overrides)
             upstream_config, _ = resolve(upstream)
@@ -65,6 +78,14 @@ def resolve(composed: Composed) -> tuple[dict[str, Any], dict[str, tuple[Run, li
     if problems:
         raise Problems(problems)
     return config, runs
+
+
+def only(reference: str, outputs: str) -> Run:
+    """The one finished run that a signature or folder names. Raises Problems."""
+    found = find(reference, Path(outputs))
+    if len(found) != 1 or found[0].state != "finished":
+        raise Problems([Problem("run", reference, _why_not(found, outputs))])
+    return found[0]
 
 
 def _why_not(found: list[Run], outputs: str) -> str:

@@ -1,0 +1,1 @@
+"""Lightning callbacks: averaged weights, checkpoints, progress, pictures and FID while a stage trains."""

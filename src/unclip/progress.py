@@ -1,0 +1,54 @@
+"""A progress bar with a note and the time to go; where output is no terminal, a line every few seconds instead."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 20.0
+
+
+class Bar:
+    """`with Bar("sampling", 500) as bar: bar.update(done, "note")`."""
+
+    def __init__(self, label: str, total: int, done: int = 0):
+        self.label, self.total, self.first = label, total, done
+        self.live = sys.stdout.isatty()
+        self.rich = Progress(
+            TextColumn("  {task.description:<20}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            disable=not self.live,
+        )
+        self.task = self.rich.add_task(label, total=total, completed=done, note="")
+
+    def start(self) -> None:
+        self.started = self.printed = time.monotonic()
+        self.rich.start()
+
+    def stop(self) -> None:
+        self.rich.stop()
+
+    def update(self, done: int, note: str | None = None) -> None:
+        """Say that `done` of the total is done; a note stays until the next one."""
+        self.rich.update(self.task, completed=done, **({} if note is None else {"note": note}))
+        now = time.monotonic()
+        if not self.live and (done >= self.total or now - self.printed > LINE_SECONDS):
+            self.printed, elapsed = now, now - self.started
+            left = elapsed / max(done - self.first, 1) * (self.total - done)
+            words = f"  {note}" if note else ""
+            print(f"  {self.label}: {done}/{self.total}{words}  {elapsed:.0f} s, ETA {left:.0f} s", flush=True)
+
+    def __enter__(self) -> Bar:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()

@@ -1,0 +1,1 @@
+"""What a person looks at afterwards: picture grids, curves, one self-contained page."""

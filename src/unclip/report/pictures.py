@@ -1,0 +1,51 @@
+"""Grids of small images with labels, as PNG. No plotting library: pixels stay pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from unclip.files import write_atomic
+
+TILE = 72  # pixels an image is enlarged to, at least
+GAP = 4
+FONT_SIZE = 15
+INK, PAPER = (32, 32, 32), (255, 255, 255)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """As PNG, atomically."""
+    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def picture(image: Tensor) -> Image.Image:
+    """uint8 (C,H,W), one or three channels, as a picture of its own size."""
+    array = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def grid(
+    images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
+) -> Image.Image:
+    """uint8 (N,C,H,W) in reading order, `columns` a row, with a label left of each row and a heading above each column."""
+    scale = max(1, TILE // images.shape[-1])
+    height, width = images.shape[-2] * scale + GAP, images.shape[-1] * scale + GAP
+    font = ImageFont.load_default(FONT_SIZE)
+    count = -(-len(images) // columns)
+    left = max((int(font.getlength(label)) + 3 * GAP for label in rows or []), default=0) + GAP
+    top = FONT_SIZE + 3 * GAP if headings else GAP
+    canvas = Image.new("RGB", (left + columns * width, top + count * height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, image in enumerate(images):
+        tile = picture(image).convert("RGB")
+        tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
+        canvas.paste(tile, (left + i % columns * width, top + i // columns * height))
+    for i, label in enumerate(rows or []):
+        draw.text((left - 2 * GAP, top + (i + 0.5) * height - GAP), label, INK, font, anchor="rm")
+    for i, label in enumerate(headings or []):
+        draw.text((left + (i + 0.5) * width - GAP / 2, GAP + FONT_SIZE / 2), label, INK, font, anchor="mm")
+    return canvas

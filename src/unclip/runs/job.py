@@ -1,0 +1,183 @@
+"""The process of one training run: `python -m unclip.runs.job FOLDER`. Everything it needs is in FOLDER/config.yaml.
+
+Hydra is out of it by then: under Hydra, Lightning's DDP would compose the command line again on every rank.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from unclip.runs.store import Busy, Run, now, provenance
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from unclip.lit.base import Stage
+
+
+def main(folder: str) -> int:
+    """Train the run of this folder to its end, from its checkpoint if there is one."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the trainer takes over: nothing to save yet
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    run = Run(Path(folder))
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # other ranks leave lock and status alone
+    try:
+        with run.lock() if first else nullcontext():
+            return _attempt(run, first)
+    except Busy as busy:
+        print(f"unclip train: {busy}", file=sys.stderr)
+        return WRONG_REQUEST
+
+
+def _attempt(run: Run, first: bool) -> int:
+    if first:
+        run.mark("running", started=now(), error=None, **provenance())
+    try:
+        from unclip.callbacks.checkpoint import Stopped
+        from unclip.data.places import DataUnavailable
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        why = "torch and torchvision are builds that do not match: install both from the same place, as `make setup` does"
+        return _failed(run, first, why)
+    try:
+        metrics = _train(run, first)
+    except Stopped:
+        if first:
+            run.mark("interrupted")
+            print(f"interrupted, saved; the same command goes on from here\nrun: {run.folder}", flush=True)
+        return INTERRUPTED
+    except DataUnavailable as error:
+        return _failed(run, first, str(error))
+    except Exception as error:
+        if first:
+            (run.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        message = str(error).strip().splitlines() or [""]
+        return _failed(run, first, f"{type(error).__name__}: {message[0]} (traceback in {run.folder / 'error.txt'})")
+    if first:
+        run.mark("finished", finished=now(), metrics=metrics)
+        run.checkpoint.unlink(missing_ok=True)
+        print(f"run: {run.folder}", flush=True)
+    return DONE
+
+
+def _failed(run: Run, first: bool, why: str) -> int:
+    if first:
+        run.mark("failed", error=why)
+        print(f"unclip train: {why}\nrun: {run.folder}", file=sys.stderr)
+    return FAILED
+
+
+def _train(run: Run, first: bool) -> dict[str, float]:
+    import torch
+
+    from unclip import build
+    from unclip.callbacks.checkpoint import readable
+    from unclip.runs import export
+
+    _quieten()
+    config = run.config
+    source = build.data(config)
+    module = build.stage(config, source)
+    trainer = trainer_of(config, run, module, source)
+    if config["compile"] is True or (config["compile"] == "auto" and trainer.strategy.root_device.type == "cuda"):
+        module.net.compile()
+    resumes = readable(run.checkpoint)
+    if first:
+        print(_summary(config, module, run, resumes), flush=True)
+    elif run.checkpoint.is_file() and not resumes:
+        print(f"{run.checkpoint} is damaged: starting again", file=sys.stderr)
+    torch.set_float32_matmul_precision("high")
+    try:
+        trainer.fit(module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True)
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("val/", "final/"))}
+    finally:
+        _finish_loggers(trainer)
+    if trainer.is_global_zero:
+        export.weights(trainer, module, config, run.weights)
+    return metrics
+
+
+def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> Trainer:
+    """Lightning's Trainer with the callbacks and loggers of the configuration."""
+    from hydra.utils import instantiate
+    from lightning.pytorch.callbacks import LearningRateMonitor
+
+    settings = dict(config["trainer"])
+    every = settings.pop("val_check_interval")
+    settings |= {"val_check_interval": every, "check_val_every_n_epoch": None} if every else {}
+    loggers = [_logger(node, config, run) for node in (config.get("logger") or {}).values() if node]
+    supplied = {
+        "checkpoint": {"path": str(run.checkpoint)},
+        "samples": {"folder": str(run.folder / "samples"), "source": source},
+        "fid": {"extractor": instantiate(config["extractor"]) if config.get("extractor") else None, "source": source},
+    }
+    callbacks = {
+        name: instantiate(node, **supplied.get(name, {})) for name, node in (config.get("callbacks") or {}).items() if node
+    }
+    if "progress" in callbacks:
+        callbacks["progress"].heartbeat = lambda **fields: run.mark("running", **fields)
+    if not loggers:
+        callbacks = {k: c for k, c in callbacks.items() if not isinstance(c, LearningRateMonitor)}
+    return instantiate(
+        settings,
+        logger=loggers,
+        callbacks=list(callbacks.values()),
+        default_root_dir=str(run.folder),
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar="progress" in callbacks,
+        enable_checkpointing="checkpoint" in callbacks,
+    )
+
+
+def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
+    from hydra.utils import instantiate
+
+    if node["_target_"].endswith("WandbLogger"):
+        stage = config["stage"]["name"]
+        group = f"{config['experiment']}/{stage}"
+        return instantiate(
+            node, save_dir=str(run.folder), id=run.signature, name=f"{stage}-{run.signature}", group=group, job_type=stage
+        )
+    return instantiate(node, save_dir=str(run.folder), name="", version="")
+
+
+def _finish_loggers(trainer: Trainer) -> None:
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish(quiet=True)
+    wandb.teardown()
+
+
+def _summary(config: dict[str, Any], module: Stage, run: Run, resumes: bool) -> str:
+    count = sum(p.numel() for p in module.net.parameters())
+    how = "going on from its checkpoint" if resumes else "from the start"
+    return f"{config['stage']['name']}: {count / 1e6:.2f}M parameters, {how}, in {run.folder}"
+
+
+def _quieten() -> None:
+    """Lightning's own banners and advice that do not apply: one loader without workers is the design here."""
+    import logging
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|tensorboardX|srun).*")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
