@@ -198,9 +198,9 @@ class Linear(Continuous):
         return torch.exp(-B / 2), torch.expm1(-B).neg().sqrt()
 
     def t_at(self, log_snr: Tensor) -> Tensor:
-        B = -logsigmoid(at_least_float32(log_snr))
+        B = logsigmoid(at_least_float32(log_snr)).neg().clamp(max=(self.beta_min + self.beta_max) / 2)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * B)
-        return (2 * B / (self.beta_min + root)).clamp(max=1)
+        return 2 * B / (self.beta_min + root)
 
 
 class Cosine(Continuous):

@@ -2,7 +2,7 @@
 
 A weighting is a weight w(lambda) on the squared error of x_0; on that of the network's output it is
 w c_out^2. Each is written twice, as w and as w / SNR, the weight on the squared error of eps: where alpha or
-sigma is 0 and w c_out^2 would be 0 * inf or inf, the equal (w / SNR) c_eps^2 has the limit (c_eps: see
+sigma is 0 and w c_out^2 would be 0 * inf, the equal (w / SNR) c_eps^2 has the limit (c_eps: see
 objective.py). c_out and c_eps are taken at alpha^2 + sigma^2 = 1; only v's depend on that scale.
 
 Called with parameters alone a weighting gives itself with those: `min_snr(gamma=1.0)` is a weighting too.
@@ -116,4 +116,4 @@ def _on_output(log_snr: Tensor, objective: Objective, on_x0: Tensor, on_eps: Ten
     alpha, sigma = variance_preserving(log_snr)
     from_x0 = on_x0 * objective.c_out(alpha, sigma) ** 2
     from_eps = on_eps * objective.c_eps(alpha, sigma) ** 2
-    return torch.where(from_x0.isfinite(), from_x0, from_eps)
+    return torch.where(from_x0.isnan(), from_eps, from_x0)
