@@ -1,71 +1,82 @@
-"""A small residual network that names the class of an image; its pooled features are what Frechet distances are measured in.
-Not a state of the art: group normalisation keeps it independent of the batch, so that one image always has one set of features."""
+"""A small residual network that names the class of an image; its pooled features measure sets of images.
+Not a state of the art: it is to be small enough to ship, and quick on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.diffusion.bounds import bounded
+
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, pre-activated (He et al. 2016, identity mappings), the second one starting at zero."""
+    """shortcut(x) + conv(relu(norm(conv(relu(norm(x)))))): pre-activation (He et al. 2016, arXiv:1603.05027).
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int) -> None:
+    Batch normalisation: with group normalisation the same network learns half as fast. A judge is used in
+    eval mode, where an image's features do not depend on the others in its batch.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.shortcut = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(in_channels, out_channels, 1, bias=False))
-        nn.init.zeros_(self.conv2.weight)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(x))
-        h = F.relu(self.norm2(self.conv1(h)))
-        return self.shortcut(x) + self.conv2(h)
+        h = self.conv1(F.relu(self.norm1(x)))  # (B,out,H,W)
+        return self.shortcut(x) + self.conv2(F.relu(self.norm2(h)))
 
 
 class Classifier(nn.Module):
-    """A strided stem, then one stage of residual blocks a width (each after the first halves the resolution), a pooled feature vector
-    and one linear layer.
+    """A convolution, then a residual block a width, each at half the resolution of what came before, then the
+    mean over positions (the features, `widths[-1]` of them) and one linear layer.
 
-    `widths[-1]` is the number of features; `num_classes` and `image_channels` come from the data.
+    `num_classes` and `image_channels` come from the data.
     """
 
+    @bounded
     def __init__(
         self,
         image_channels: Annotated[int, "image_channels >= 1"],
         num_classes: Annotated[int, "num_classes >= 2"],
-        widths: Sequence[int] = (32, 64, 112),
-        blocks: Annotated[int, "blocks >= 1"] = 1,
-        groups: Annotated[int, "groups >= 1"] = 8,
-        dropout: Annotated[float, "0 <= dropout < 1"] = 0.1,
+        widths: Sequence[int] = (32, 64, 128),
     ) -> None:
         super().__init__()
         self.num_features = widths[-1]
-        self.stem = nn.Conv2d(image_channels, widths[0], 4, 2, 1, bias=False)
-        stages: list[nn.Module] = []
-        for i, width in enumerate(widths):
-            before = widths[max(i - 1, 0)]
-            for j in range(blocks):
-                first = j == 0
-                stages.append(ResidualBlock(before if first else width, width, 2 if first and i else 1, groups))
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(groups, widths[-1])
-        self.dropout = nn.Dropout(dropout)
+        self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise((widths[0], *widths)))
+        self.norm = nn.BatchNorm2d(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
 
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """The network that a saved state belongs to, in float32 whatever it was stored in."""
+        stem, head = state["stem.weight"], state["head.weight"]
+        blocks = sum(name.endswith(".conv2.weight") for name in state)
+        net = cls(
+            stem.shape[1], head.shape[0], [len(state[f"blocks.{i}.conv2.weight"]) for i in range(blocks)]
+        )
+        net.load_state_dict(
+            {name: t.to(torch.float32) if t.is_floating_point() else t for name, t in state.items()}
+        )
+        return net
+
     def features(self, images: Tensor) -> Tensor:
-        """images (B,C,H,W) in [-1,1] -> pooled features (B,F), not negative."""
-        h = self.stages(self.stem(images))  # (B,F,h,w)
-        return F.relu(self.norm(h)).mean(dim=(2, 3))  # (B,F)
+        """images (B,C,H,W) in [-1,1] -> (B,F), not negative."""
+        h = self.stem(images)  # (B,W0,H,W)
+        for block in self.blocks:
+            h = block(F.max_pool2d(h, 2))  # halved by each
+        return F.relu(self.norm(h)).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B,C,H,W) in [-1,1] -> logits (B, num_classes)."""
-        return self.head(self.dropout(self.features(images)))
+        return self.head(self.features(images))

@@ -1,0 +1,40 @@
+"""`ImageText`: one split of a data set of captioned images, in memory. Not a torch `Dataset`: batches are
+made by the loader."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from unclip.data.fingerprint import fingerprint
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """Captions are few and shared by many images, so an image names its own by number."""
+
+    images: Tensor  # uint8 (N,C,H,W)
+    caption_ids: Tensor  # int64 (N,) index into captions
+    captions: tuple[str, ...]  # the distinct captions of the data set, the same for all splits
+    labels: Tensor  # int64 (N,) index into class_names
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the whole content."""
+        return fingerprint(self.images, self.caption_ids, self.captions, self.labels, self.class_names)
+
+    def head(self, count: int) -> ImageText:
+        """The first `count` samples, as a split of its own."""
+        first = slice(count)
+        return ImageText(
+            self.images[first], self.caption_ids[first], self.captions, self.labels[first], self.class_names
+        )

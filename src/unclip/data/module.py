@@ -1,0 +1,91 @@
+"""`ImageTextData`: the Lightning data module that a data set subclasses with one method, `load`.
+Knows nothing of particular data sets."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated
+
+import lightning
+
+from unclip.data.fingerprint import fingerprint
+from unclip.data.image_text import ImageText, Split
+from unclip.data.loader import BatchLoader
+from unclip.diffusion.bounds import bounded
+
+__all__ = ["ImageText", "ImageTextData", "Split"]
+
+
+class ImageTextData(lightning.LightningDataModule):
+    """Splits, loaded once each, and their loaders. A data set implements `load`, and `prepare_data` where it
+    has to fetch.
+
+    batch_size: of all devices together. flip: probability of a horizontal flip; crop_padding: random shifts
+    by up to so many pixels; both on training batches only, keyed by (seed, epoch, sample).
+    """
+
+    @bounded
+    def __init__(
+        self,
+        image_size: Annotated[int, "image_size >= 1"],
+        batch_size: Annotated[int, "batch_size >= 1"] = 128,
+        flip: Annotated[float, "0 <= flip <= 1"] = 0.0,
+        crop_padding: Annotated[int, "crop_padding >= 0"] = 0,
+        seed: Annotated[int, "seed >= 0"] = 0,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.flip = flip
+        self.crop_padding = crop_padding
+        self.seed = seed
+        self._splits: dict[str, ImageText] = {}
+
+    def load(self, split: Split) -> ImageText:
+        """Read one split; its images are (N,C,image_size,image_size)."""
+        raise NotImplementedError
+
+    def split(self, name: Split) -> ImageText:
+        """A split, loaded at the first call."""
+        if name not in self._splits:
+            self._splits[name] = self.load(name)
+        return self._splits[name]
+
+    @property
+    def image_channels(self) -> int:
+        return self.split("train").images.shape[1]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self.split("train").captions
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.split("train").class_names
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of all splits."""
+        return fingerprint(*(self.split(name).fingerprint for name in ("train", "validation", "test")))
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train", training=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader("validation", training=False)
+
+    def test_dataloader(self) -> BatchLoader:
+        return self._loader("test", training=False)
+
+    def _loader(self, split: Split, training: bool) -> BatchLoader:
+        trainer = self.trainer
+        return BatchLoader(
+            self.split(split),
+            self.batch_size,
+            training=training,
+            flip=self.flip,
+            crop_padding=self.crop_padding,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            ranks=trainer.world_size if trainer else 1,
+        )

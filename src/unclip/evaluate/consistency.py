@@ -1,0 +1,52 @@
+"""Does a picture show what was asked for: agreement of a classifier's verdicts with prompts, and with
+themselves after a round trip. Works on verdicts (logits), so any classifier will do; it must not be the
+network that conditions the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Consistency:
+    overall: float  # part of all pictures whose verdict is the class asked for
+    per_caption: dict[str, float]  # only captions that were asked for, in their order
+    counts: dict[str, int]  # pictures a caption
+
+
+def prompt_consistency(
+    logits: Tensor, labels: Tensor, caption_ids: Tensor, captions: Sequence[str]
+) -> Consistency:
+    """logits (N,classes) of the pictures, labels (N,) the class each prompt asks for, caption_ids (N,) into
+    `captions`."""
+    _check(logits, labels, caption_ids)
+    right = logits.argmax(1) == labels
+    asked = caption_ids.unique().tolist()
+    return Consistency(
+        overall=_mean(right),
+        per_caption={captions[i]: _mean(right[caption_ids == i]) for i in asked},
+        counts={captions[i]: int((caption_ids == i).sum()) for i in asked},
+    )
+
+
+def class_kept(before: Tensor, after: Tensor) -> float:
+    """Part of the pictures whose verdict is the same before and after image -> embedding -> image; logits
+    (N,classes) of both."""
+    _check(before, after)
+    return _mean(before.argmax(1) == after.argmax(1))
+
+
+def _check(logits: Tensor, *others: Tensor) -> None:
+    if len(logits) == 0:
+        raise ValueError("no pictures to judge")
+    lengths = [len(tensor) for tensor in (logits, *others)]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"{lengths} rows: there must be one of each a picture")
+
+
+def _mean(right: Tensor) -> float:
+    return right.to(torch.float64).mean().item()
