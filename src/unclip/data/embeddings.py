@@ -24,13 +24,22 @@ BATCH = 500  # images a forward pass
 
 @dataclass(frozen=True)
 class Embeddings:
-    """On the CPU. An image's caption is `text[caption_ids]`, `tokens[caption_ids]`: captions are embedded
+    """On the CPU as loaded. An image's caption is `text[caption_ids]`, `tokens[caption_ids]`: captions are embedded
     once each."""
 
     image: dict[str, Tensor]  # split -> (N,D) float32, unit norm
     text: Tensor  # (captions, D) float32, unit norm
     tokens: Tensor  # (captions, L, W) float32
     token_mask: Tensor  # (captions, L) bool
+
+    def to(self, device: torch.device | str) -> Embeddings:
+        """The same on another device."""
+        image = {split: x.to(device) for split, x in self.image.items()}
+        return Embeddings(image, self.text.to(device), self.tokens.to(device), self.token_mask.to(device))
+
+    def captions(self, ids: Tensor) -> dict[str, Tensor]:
+        """Text features of captions (B,) by number: text (B,D), tokens (B,L,W), token_mask (B,L)."""
+        return {"text": self.text[ids], "tokens": self.tokens[ids], "token_mask": self.token_mask[ids]}
 
     @classmethod
     def load(

@@ -1,0 +1,1 @@
+"""LightningModules: nets, objectives, optimizers and data wired together. No formula lives here."""

@@ -1,0 +1,120 @@
+"""What all stages share: the optimizer, keyed randomness, logging; and what the two diffusion stages share.
+
+Only `net` is trained and saved. Frozen things (the CLIP below) are not here at all: their embeddings are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from unclip.data.embeddings import Embeddings
+from unclip.data.image_text import Split
+from unclip.diffusion import Denoiser, Objective, Schedule, diffusion_loss
+from unclip.diffusion.weighting import Weighting
+from unclip.randomness import BatchNoise, KeyedNoise, key
+from unclip.sampling import Sampler
+
+Optim = Callable[[nn.Module, int], tuple[Optimizer, Any]]
+Batch = Mapping[str, Tensor]
+NET_TIME = 1000.0  # nets read time on the scale of a table of a thousand steps, whatever the schedule
+
+
+class Stage(lightning.LightningModule):
+    """A stage trains `net` with `optim(net, total_steps) -> (optimizer, scheduler)`.
+
+    Randomness is a function of (seed, epoch, batch, rank): nothing of it needs to be saved to go on after an
+    interruption, and noise for a global batch is the same on any number of ranks.
+    """
+
+    def __init__(self, net: nn.Module, optim: Optim, seed: int = 0):
+        super().__init__()
+        self.net, self.optim, self.seed = net, optim, seed
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = self.optim(self.net, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(key(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+            self.log("train/grad_norm", get_total_norm(gradients))
+
+    def training_noise(self, batch: Batch, batch_idx: int) -> BatchNoise:
+        """This rank's part of the draws for a global training batch."""
+        seed = key(self.seed, "noise", self.current_epoch, batch_idx)
+        return BatchNoise(seed, len(batch["index"]), self.global_rank, self.trainer.world_size, self.device)
+
+
+class DiffusionStage(Stage):
+    """A stage whose net is a denoiser, trained on x0 (B, *S) under a condition of cached CLIP embeddings.
+
+    time: what the net receives, t (on the scale of 1,000 steps) or log_snr. A subclass says what x0 and the condition of
+    a batch are: `example`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        objective: Objective,
+        weighting: Weighting,
+        sampler: Sampler,
+        embeddings: Embeddings | None,
+        optim: Optim,
+        loss_norm: Literal["l2", "l1", "huber"] = "l2",
+        time: Literal["t", "log_snr"] = "t",
+        seed: int = 0,
+    ):
+        super().__init__(net, optim, seed)
+        self.schedule, self.objective, self.weighting = schedule, objective, weighting
+        self.sampler, self.loss_norm, self.time = sampler, loss_norm, time
+        self.embeddings = embeddings
+
+    def example(
+        self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """x0 (B, *S) and condition of a batch; `uniform() -> (B,)` decides what is dropped, None drops nothing."""
+        raise NotImplementedError
+
+    @property
+    def denoiser(self) -> Denoiser:
+        scale = NET_TIME / (self.schedule.T or 1) if self.time == "t" else 1.0
+        return Denoiser(self.net, self.schedule, self.objective, self.time, scale)
+
+    def on_fit_start(self) -> None:
+        if self.embeddings is not None:
+            self.embeddings = self.embeddings.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        noise = self.training_noise(batch, batch_idx)
+        loss = self._loss(batch, "train", noise, noise.uniform)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        noise = KeyedNoise(key(self.seed, "validation"), batch["index"])
+        self.log("val/loss", self._loss(batch, "validation", noise, None), sync_dist=True, batch_size=len(batch["index"]))
+
+    def _loss(
+        self, batch: Batch, split: Split, noise: BatchNoise | KeyedNoise, drop: Callable[[], Tensor] | None
+    ) -> Tensor:
+        t = self.schedule.from_uniform(noise.uniform().to(self.device))
+        x0, cond = self.example(batch, split, drop)
+        return diffusion_loss(self.denoiser, x0, t, noise(x0), cond, self.weighting, self.loss_norm).mean()
+
+
+def keep(drop: float, uniform: Callable[[], Tensor] | None, like: Tensor) -> Tensor:
+    """(B,) bool: which samples keep a condition that is dropped with probability `drop`."""
+    if uniform is None:
+        return torch.ones(len(like), dtype=torch.bool, device=like.device)
+    return uniform().to(like.device) >= drop

@@ -1,0 +1,57 @@
+"""Training CLIP: batches of images and their captions through a contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unclip.data.images import to_float
+from unclip.data.tokenizer import ByteTokenizer
+from unclip.lit.base import Batch, Optim, Stage
+from unclip.nets.clip import CLIP
+
+Contrast = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # image (B,D), text (B,D), caption (B,), scale -> ()
+
+
+class ClipModule(Stage):
+    """A caption is encoded once a batch, however many images share it; on several ranks the loss sees the global batch."""
+
+    net: CLIP
+
+    def __init__(
+        self,
+        net: CLIP,
+        loss: Contrast,
+        optim: Optim,
+        tokenizer: ByteTokenizer,
+        captions: Sequence[str],
+        seed: int = 0,
+    ):
+        super().__init__(net, optim, seed)
+        self.loss = loss
+        self.register_buffer("token_ids", tokenizer.encode(list(captions)), persistent=False)  # (captions,L)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image = self.net.encode_image(to_float(batch["image"]))  # (B,D)
+        present, which = torch.unique(batch["caption"], return_inverse=True)
+        text = self.net.encode_text(self.token_ids[present]).embedding[which]  # (B,D)
+        loss = self.loss(self._global(image), self._global(text), self._global(batch["caption"]), self.net.logit_scale)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image = self.net.encode_image(to_float(batch["image"]))
+        text = self.net.encode_text(self.token_ids).embedding  # (captions,D)
+        loss = self.loss(image, text[batch["caption"]], batch["caption"], self.net.logit_scale)
+        nearest = (image @ text.T).argmax(1) == batch["caption"]
+        size = len(image)
+        self.log("val/loss", loss, sync_dist=True, batch_size=size)
+        self.log("val/caption_accuracy", nearest.float().mean(), sync_dist=True, batch_size=size)
+
+    def _global(self, x: Tensor) -> Tensor:
+        """All ranks' rows, in the order of ranks; gradients flow back to each."""
+        if self.trainer.world_size == 1:
+            return x
+        return self.all_gather(x, sync_grads=x.is_floating_point()).flatten(0, 1)

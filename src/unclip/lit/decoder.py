@@ -1,0 +1,79 @@
+"""Training and sampling the unCLIP decoder: CLIP image embedding (and caption) -> image (Ramesh et al. 2022, 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from unclip.data.image_text import Split
+from unclip.data.images import to_float
+from unclip.diffusion.bounds import bounded
+from unclip.diffusion.sample import Callback
+from unclip.lit.base import Batch, DiffusionStage, keep
+from unclip.nets.decoder import DecoderNet
+from unclip.randomness import KeyedNoise, key
+from unclip.sampling import Sampler
+
+
+class DecoderModule(DiffusionStage):
+    """x0 is the image (B,C,H,W) in [-1,1]; what it is conditioned on is the net's `conditioning`.
+
+    Embedding and caption are dropped independently, for classifier-free guidance.
+    """
+
+    net: DecoderNet
+
+    @bounded
+    def __init__(
+        self,
+        drop_embedding: Annotated[float, "0 <= drop_embedding < 1"] = 0.1,
+        drop_caption: Annotated[float, "0 <= drop_caption < 1"] = 0.5,
+        loss_norm: Literal["l2", "l1", "huber"] = "l2",
+        time: Literal["t", "log_snr"] = "t",
+        **stage: Any,
+    ):
+        super().__init__(loss_norm=loss_norm, time=time, **stage)
+        self.drop_embedding, self.drop_caption = drop_embedding, drop_caption
+        self.net.to(memory_format=torch.channels_last)
+
+    def example(
+        self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.embeddings is not None, "a decoder without embeddings can only sample"
+        x0 = to_float(batch["image"]).contiguous(memory_format=torch.channels_last)
+        text = self.embeddings.captions(batch["caption"])
+        return x0, self.condition(self.embeddings.image[split][batch["index"]], text, uniform)
+
+    def condition(
+        self, image: Tensor | None, text: Mapping[str, Tensor], uniform: Callable[[], Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """What the net is told, from image embeddings (B,D) and text features (as `Embeddings.captions` gives them)."""
+        cond = {}
+        if self.net.uses_embedding:
+            embedding = image if self.net.conditioning == "image_embedding" else text["text"]
+            assert embedding is not None, "this decoder is conditioned on image embeddings"
+            cond |= {"embedding": embedding, "keep_embedding": keep(self.drop_embedding, uniform, embedding)}
+        if self.net.uses_caption:
+            cond |= {"tokens": text["tokens"], "token_mask": text["token_mask"]}
+            cond["keep_tokens"] = keep(self.drop_caption, uniform, text["tokens"])
+        return cond
+
+    @torch.no_grad()
+    def sample(
+        self,
+        cond: Mapping[str, Tensor],
+        indices: Tensor,
+        seed: int,
+        sampler: Sampler | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Images (B,C,H,W) in [-1,1]. indices (B,): which samples these are; with the seed they fix the noise."""
+        first = next(iter(cond.values()))
+        size = self.net.image_size
+        like = torch.empty(len(first), self.net.image_channels, size, size, device=first.device)
+        like = like.contiguous(memory_format=torch.channels_last)
+        noise = KeyedNoise(key(seed, "decoder"), indices)
+        return (sampler or self.sampler)(self.denoiser, like, cond, noise, callback)

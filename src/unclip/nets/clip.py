@@ -1,0 +1,135 @@
+"""CLIP: an image tower and a text tower into one space of unit vectors (Radford et al. 2021).
+
+The losses are in contrastive.py.  B batch, L tokens of a caption, N patches, W width, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.diffusion.bounds import bounded
+from unclip.nets.layers import Transformer, causal_mask, require_heads
+
+PADDING = 0  # the token id that says "nothing here"
+
+
+class TextFeatures(NamedTuple):
+    """What the text tower makes of captions."""
+
+    embedding: Tensor  # (B,D), unit norm
+    tokens: Tensor  # (B,L,W), the last layer's features
+    mask: Tensor  # (B,L) bool, False at padding
+
+
+class CLIP(nn.Module):
+    """Two transformers, one embedding space, a learned temperature.
+
+    `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (section 2.5 of the paper).
+    """
+
+    @bounded
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        vocabulary: int,
+        context_length: int,
+        embedding_dim: Annotated[int, "embedding_dim >= 1"] = 256,
+        patch: Annotated[int, "patch >= 1"] = 4,
+        width: Annotated[int, "width >= 1"] = 256,
+        image_layers: Annotated[int, "image_layers >= 1"] = 6,
+        text_layers: Annotated[int, "text_layers >= 1"] = 6,
+        heads: Annotated[int, "heads >= 1"] = 8,
+        mlp_ratio: Annotated[float, "mlp_ratio > 0"] = 4,
+        dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
+    ):
+        super().__init__()
+        require_heads(width, heads)
+        self.image = ImageTower(image_size, image_channels, embedding_dim, patch, width, image_layers, heads, mlp_ratio, dropout)
+        self.text = TextTower(vocabulary, context_length, embedding_dim, width, text_layers, heads, mlp_ratio, dropout)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.embedding_dim, self.token_width, self.context_length = embedding_dim, width, context_length
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.log_logit_scale.exp().clamp(max=100)
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        """x (B,C,H,W) in [-1,1] -> (B,D), unit norm."""
+        return F.normalize(self.image(x), dim=-1)
+
+    def encode_text(self, ids: Tensor) -> TextFeatures:
+        """ids (B,L) int, 0 = padding -> embedding, token features and mask."""
+        return self.text(ids)
+
+
+class ImageTower(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2021) read out at a class token."""
+
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        embedding_dim: int,
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+    ):
+        super().__init__()
+        if image_size % patch:
+            possible = [p for p in range(1, image_size + 1) if image_size % p == 0]
+            raise ValueError(f"patch = {patch} does not divide the image size {image_size}; possible: {possible}")
+        patches = (image_size // patch) ** 2
+        self.to_patches = nn.Conv2d(image_channels, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(patches + 1, width) * 0.02)
+        self.transformer = Transformer(width, layers, heads, mlp_ratio, dropout)
+        self.to_embedding = nn.Linear(width, embedding_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = rearrange(self.to_patches(x), "b w y x -> b (y x) w")  # (B,N,W)
+        first = self.class_token.expand(len(x), 1, -1)  # (B,1,W)
+        h = self.transformer(torch.cat([first, patches], dim=1) + self.positions)  # (B,1+N,W)
+        return self.to_embedding(h[:, 0])  # (B,D)
+
+
+class TextTower(nn.Module):
+    """A causal transformer over token ids, read out at each caption's last token."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        context_length: int,
+        embedding_dim: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+    ):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.randn(context_length, width) * 0.02)
+        self.transformer = Transformer(width, layers, heads, mlp_ratio, dropout)
+        self.to_embedding = nn.Linear(width, embedding_dim, bias=False)
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> TextFeatures:
+        length = len(self.positions)
+        if ids.shape[1] != length:
+            raise ValueError(f"captions have {ids.shape[1]} tokens, but this text tower reads {length}")
+        mask = ids != PADDING  # (B,L)
+        # Padding comes last, so the causal mask alone hides it from every real token.
+        tokens = self.transformer(self.embed(ids) + self.positions, causal_mask(length, ids.device))  # (B,L,W)
+        last = mask.sum(1).clamp(min=1) - 1  # (B,)
+        at_end = tokens[torch.arange(len(ids), device=ids.device), last]  # (B,W)
+        return TextFeatures(F.normalize(self.to_embedding(at_end), dim=-1), tokens, mask)

@@ -1,0 +1,70 @@
+"""The prior's network: from a caption and a noised CLIP image embedding to the clean one (Ramesh et al. 2022, 2.2).
+
+A transformer over five kinds of tokens; noise levels and objectives are the caller's.  B batch, L tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from unclip.diffusion.bounds import bounded
+from unclip.nets.conditions import NullTokens, NullVector
+from unclip.nets.layers import TimeEmbedding, Transformer, causal_mask, require_heads, zeroed
+from unclip.nets.scaling import EmbeddingScaling
+
+EXTRA_TOKENS = 4  # text embedding, time, noised image embedding, query
+
+
+class PriorTransformer(nn.Module):
+    """A causal transformer over [caption tokens, text embedding, time, noised image embedding, query].
+
+    The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions: text_embedding
+    (B,D) of unit norm, tokens (B,L,token_width), token_mask (B,L) bool, keep_text (B,) bool.  `scaling` is the map from
+    unit embeddings to the space the diffusion runs in; it travels with the weights and forward() does not use it.
+    """
+
+    @bounded
+    def __init__(
+        self,
+        embedding_dim: int,
+        token_width: int,
+        context_length: int,
+        width: Annotated[int, "width >= 2"] = 256,
+        layers: Annotated[int, "layers >= 1"] = 6,
+        heads: Annotated[int, "heads >= 1"] = 8,
+        mlp_ratio: Annotated[float, "mlp_ratio > 0"] = 4,
+        dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
+    ):
+        super().__init__()
+        require_heads(width, heads)
+        self.embedding_dim = embedding_dim
+        self.null_text, self.null_tokens = NullVector(embedding_dim), NullTokens(token_width)
+        self.from_tokens = nn.Linear(token_width, width)
+        self.from_text = nn.Linear(embedding_dim, width)
+        self.from_image = nn.Linear(embedding_dim, width)
+        self.time = TimeEmbedding(width)
+        self.query = nn.Parameter(torch.randn(width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(context_length + EXTRA_TOKENS, width) * 0.02)
+        self.transformer = Transformer(width, layers, heads, mlp_ratio, dropout)
+        self.to_image = zeroed(nn.Linear(width, embedding_dim))
+        self.scaling = EmbeddingScaling(embedding_dim)
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """z_t (B,D), t (B,) -> (B,D)."""
+        keep = cond["keep_text"]
+        tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
+        text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
+        singles = [self.from_text(text), self.time(t), self.from_image(z_t), self.query.expand(len(z_t), -1)]
+        x = torch.cat([self.from_tokens(tokens), torch.stack(singles, dim=1)], dim=1) + self.positions  # (B,L+4,W)
+        y = self.transformer(x, self._mask(mask))  # (B,L+4,W)
+        return self.to_image(y[:, -1])  # (B,D)
+
+    def _mask(self, token_mask: Tensor) -> Tensor:
+        """(B,1,L+4,L+4): no token looks ahead, none looks at padding; the first token is always real."""
+        seen = nn.functional.pad(token_mask, (0, EXTRA_TOKENS), value=True)  # (B,L+4)
+        return causal_mask(seen.shape[1], seen.device) & rearrange(seen, "b n -> b 1 1 n")

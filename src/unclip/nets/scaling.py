@@ -1,0 +1,57 @@
+"""The map between unit-norm CLIP embeddings and the space in which the prior's diffusion runs.
+
+It is fixed before training, kept as buffers beside the weights, and never learned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PAPER_SCALE = 17.2  # DALL-E 2's released prior multiplies unit embeddings by this
+
+
+class EmbeddingScaling(nn.Module):
+    """z = (e - mean) @ forward_matrix, a fixed affine map; starts as e * sqrt(D), so that entries have unit size."""
+
+    mean: Tensor
+    matrix: Tensor
+    inverse_matrix: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("matrix", torch.eye(dim) * dim**0.5)
+        self.register_buffer("inverse_matrix", torch.eye(dim) / dim**0.5)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return (embedding - self.mean) @ self.matrix  # (B,D)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z @ self.inverse_matrix + self.mean  # (B,D)
+
+    @torch.no_grad()
+    def set(self, kind: str | float, embeddings: Tensor) -> None:
+        """kind: "unit" (x sqrt(D)), "paper" (x 17.2), "whiten" (zero mean, unit covariance over `embeddings` (N,D)),
+        "none", or a number to multiply by."""
+        dim = len(self.mean)
+        if kind == "whiten":
+            self._whiten(embeddings)
+            return
+        factors = {"unit": dim**0.5, "paper": PAPER_SCALE, "none": 1.0}
+        factor = kind if isinstance(kind, int | float) else factors.get(kind)
+        if factor is None or not factor > 0:
+            raise ValueError(f"embedding_scale = {kind!r}; possible: unit, paper, whiten, none or a number above 0")
+        self.mean.zero_()
+        self.matrix.copy_(torch.eye(dim) * factor)
+        self.inverse_matrix.copy_(torch.eye(dim) / factor)
+
+    def _whiten(self, embeddings: Tensor) -> None:
+        x = embeddings.double()
+        mean = x.mean(0)
+        values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))  # ascending (D,), columns (D,D)
+        # Directions in which the embeddings hardly vary would be blown up to pure noise: a floor on the spread.
+        spread = values.clamp(min=1e-4 * values.max().item()).sqrt()  # (D,)
+        self.mean.copy_(mean)
+        self.matrix.copy_((vectors / spread) @ vectors.T)
+        self.inverse_matrix.copy_((vectors * spread) @ vectors.T)

@@ -1,0 +1,195 @@
+"""The U-Net: images in, images out, steered by one vector and a few tokens per sample.
+
+It does not know what the vector and the tokens mean (decoder.py does), nor anything of noise levels.
+B batch, C channels, Y X pixels, E conditioning width, M condition tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unclip.diffusion.bounds import bounded
+from unclip.nets.layers import Attention, require_heads, zeroed
+
+
+class UNet(nn.Module):
+    """Residual blocks on ever coarser grids and back, each block's output passed across (Ho et al. 2020).
+
+    A level has `blocks` residual blocks on each way and then, if its number is in `attention` (0 = finest), attention
+    once; a convolution takes it to the next level's grid and width.  `unshuffle` folds squares of pixels into channels
+    first, so that the whole net works at 1/unshuffle of the resolution.
+    """
+
+    @bounded
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        cond_width: Annotated[int, "cond_width >= 1"] = 128,
+        channels: Annotated[int, "channels >= 1"] = 32,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        blocks: Annotated[int, "blocks >= 1"] = 2,
+        attention: Sequence[int] = (1, 2),
+        middle_attention: bool = True,
+        heads: Annotated[int, "heads >= 1"] = 8,
+        groups: Annotated[int, "groups >= 1"] = 8,
+        dropout: Annotated[float, "0 <= dropout < 1"] = 0.1,
+        unshuffle: Annotated[int, "unshuffle >= 1"] = 1,
+    ):
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        check_shape(image_size, unshuffle, widths, attention, middle_attention, heads, groups)
+
+        def level(block_widths: list[tuple[int, int]], attend: bool, resample: nn.Module | None = None) -> Level:
+            last = block_widths[-1][1]
+            residual = [ResidualBlock(c_in, c_out, cond_width, groups, dropout) for c_in, c_out in block_widths]
+            return Level(residual, ImageAttention(last, heads, cond_width, groups) if attend else None, resample)
+
+        folded = image_channels * unshuffle**2
+        self.unshuffle = unshuffle
+        self.first = nn.Conv2d(folded, channels, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, w in enumerate(widths):
+            coarser = Downsample(w, widths[i + 1]) if i + 1 < len(widths) else None
+            self.down.append(level([(w, w)] * blocks, i in attention, coarser))
+        self.middle = nn.ModuleList([level([(w, w)], middle_attention), level([(w, w)], False)])
+        for i, w in reversed(list(enumerate(widths))):
+            finer = Upsample(w, widths[i - 1]) if i > 0 else None
+            self.up.append(level([(2 * w, w)] * blocks, i in attention, finer))
+        self.last = nn.Sequential(nn.GroupNorm(groups, w), nn.SiLU(), zeroed(nn.Conv2d(w, folded, 3, padding=1)))
+
+    def forward(
+        self, x: Tensor, vector: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B,C,Y,X), vector (B,E), tokens (B,M,E), token_mask (B,M), True where a token may be seen -> (B,C,Y,X)."""
+        if self.unshuffle > 1:
+            x = F.pixel_unshuffle(x, self.unshuffle)
+        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        condition = F.silu(vector), tokens, token_mask
+        stored: list[Tensor] = []
+        for level in self.down:
+            h = level(h, *condition, store=stored)
+        for level in self.middle:
+            h = level(h, *condition)
+        for level in self.up:
+            h = level(h, *condition, fetch=stored)
+        y = self.last(h)
+        return F.pixel_shuffle(y, self.unshuffle) if self.unshuffle > 1 else y
+
+
+class Level(nn.Module):
+    """Residual blocks, then attention, then a change of resolution; the latter two are optional.
+
+    On the way down each block's output is appended to `store`; on the way up the last one left in `fetch` joins each
+    block's input.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], attention: nn.Module | None, resample: nn.Module | None):
+        super().__init__()
+        self.blocks, self.attention, self.resample = nn.ModuleList(blocks), attention, resample
+
+    def forward(
+        self,
+        h: Tensor,
+        vector: Tensor,
+        tokens: Tensor | None,
+        token_mask: Tensor | None,
+        store: list[Tensor] | None = None,
+        fetch: list[Tensor] | None = None,
+    ) -> Tensor:
+        for block in self.blocks:
+            h = block(h if fetch is None else torch.cat([h, fetch.pop()], dim=1), vector)
+            if store is not None:
+                store.append(h)
+        if self.attention is not None:
+            h = self.attention(h, tokens, token_mask)
+        return h if self.resample is None else self.resample(h)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions around a scale and shift by the conditioning vector, added to the input.
+
+    The second convolution starts at zero, and so do scale and shift: a fresh block passes its input on unchanged
+    (through a 1x1 convolution where the number of channels changes).
+    """
+
+    def __init__(self, c_in: int, c_out: int, cond_width: int, groups: int, dropout: float):
+        super().__init__()
+        self.norm_in, self.norm_out = nn.GroupNorm(groups, c_in), nn.GroupNorm(groups, c_out)
+        self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv_out = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.scale_shift = zeroed(nn.Linear(cond_width, 2 * c_out))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x)))  # (B,C,Y,X)
+        scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c 1 1", two=2)
+        h = self.norm_out(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class ImageAttention(nn.Module):
+    """Every pixel attends to all pixels and to the condition's tokens; the result is added, from zero at the start."""
+
+    def __init__(self, channels: int, heads: int, cond_width: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels)
+        self.attention = Attention(channels, heads, cond_width)
+        zeroed(self.attention.out)
+
+    def forward(self, h: Tensor, tokens: Tensor | None, token_mask: Tensor | None) -> Tensor:
+        pixels = rearrange(self.norm(h), "b c y x -> b (y x) c")  # (B,N,C)
+        pixels = self.attention(pixels, context=tokens, context_mask=token_mask)  # (B,N,C)
+        return h + rearrange(pixels, "b (y x) c -> b c y x", y=h.shape[2])
+
+
+class Downsample(nn.Conv2d):
+    """Half the resolution by a strided convolution."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Module):
+    """Twice the resolution by repeating pixels, then a convolution."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+def check_shape(
+    image_size: int,
+    unshuffle: int,
+    widths: Sequence[int],
+    attention: Sequence[int],
+    middle_attention: bool,
+    heads: int,
+    groups: int,
+) -> None:
+    """ValueError, with what was given and what is possible, if no U-Net has this shape."""
+    halvings = len(widths) - 1
+    factor = unshuffle * 2**halvings
+    if not widths or image_size % factor:
+        near = sorted({max(1, image_size // factor) * factor, -(-image_size // factor) * factor})
+        raise ValueError(
+            f"image size {image_size} cannot be folded by unshuffle = {unshuffle} and then halved {halvings} times "
+            f"({len(widths)} multipliers): it must be a multiple of {factor}, such as {' or '.join(map(str, near))}"
+        )
+    for width in widths:
+        if width < 1 or width % groups:
+            raise ValueError(f"groups = {groups} does not divide the {width} channels of a level; widths are {widths}")
+    if outside := [level for level in attention if not 0 <= level < len(widths)]:
+        raise ValueError(f"attention names the levels {outside}; there are the levels {list(range(len(widths)))}")
+    for width in [widths[level] for level in attention] + [widths[-1]] * middle_attention:
+        require_heads(width, heads)

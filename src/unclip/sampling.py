@@ -1,0 +1,52 @@
+"""How a trained denoiser is sampled: which sampler, on how many steps, with how much guidance. No formula of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from unclip.diffusion.denoiser import Denoise, Denoiser
+from unclip.diffusion.grid import make_grid
+from unclip.diffusion.guidance import clipped, guided
+from unclip.diffusion.sample import Callback, Noise
+from unclip.nets.conditions import null
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What conf/sampler/ targets.
+
+    function: a sampler of unclip.diffusion.sample with its own options bound. guidance: s in u + s (c - u), 1 is off.
+    clip: x0_hat is clipped to [-clip, clip], after guidance; None for embeddings and for no clipping.
+    """
+
+    function: Callable[..., Tensor]
+    steps: Annotated[int, "steps >= 1"] = 50
+    spacing: Literal["leading", "trailing", "linspace", "karras", "log_snr"] | Sequence[float] = "trailing"
+    guidance: Annotated[float, "guidance >= 0"] = 1.0
+    clip: Annotated[float | None, "clip > 0"] = None
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        like: Tensor,
+        cond: Mapping[str, Tensor],
+        noise: Noise,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then a step."""
+        grid = make_grid(denoiser.schedule, self.steps, self.spacing)
+        denoise: Denoise = guided(denoiser, self.guidance, null(cond))
+        if self.clip is not None:
+            denoise = clipped(denoise, self.clip)
+        with torch.no_grad():
+            start = float(grid.sigma[0]) * noise(like)
+            return self.function(denoise, start, grid, cond, noise=noise, callback=callback)
+
+    def but(self, **changes: Any) -> Sampler:
+        """The same sampler with some settings changed; None means unchanged."""
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
