@@ -80,17 +80,19 @@ def embeddings(config: Config, clip: nn.Module, source: ImageTextData) -> Embedd
 def stage(config: Config, source: ImageTextData) -> Stage:
     """The LightningModule of a run, untrained."""
     clip = upstream_clip(config, source)
-    parts: dict[str, Any] = {
-        "net": net(config, source, clip),
-        "optim": instantiate(config["optim"]),
-        "seed": config["seed"],
-    }
-    for part in ("schedule", "objective", "weighting", "sampler"):
-        if config.get(part) is not None:
-            parts["loss" if config["stage"]["name"] == "clip" else part] = instantiate(config[part])
+    supplied: dict[str, Any] = {"net": net(config, source, clip)}
     if clip is not None:
-        parts["embeddings"] = embeddings(config, clip, source)
+        supplied["embeddings"] = embeddings(config, clip, source)
     if config["stage"]["name"] == "clip":
-        parts |= {"tokenizer": ByteTokenizer(), "captions": source.captions}
+        supplied |= {"tokenizer": ByteTokenizer(), "captions": source.captions}
+    return module(config, **supplied)
+
+
+def module(config: Config, **supplied: Any) -> Stage:
+    """The LightningModule of a configuration around a net, with the objects its groups describe."""
+    parts: dict[str, Any] = {"optim": instantiate(config["optim"]), "seed": config["seed"]}
+    for group in ("schedule", "objective", "weighting", "sampler"):
+        if config.get(group) is not None:
+            parts["loss" if config["stage"]["name"] == "clip" else group] = instantiate(config[group])
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
-    return instantiate(settings, **parts)
+    return instantiate(settings, **parts, **supplied)

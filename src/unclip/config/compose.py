@@ -77,6 +77,17 @@ def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) 
             raise Problems(list(dict.fromkeys(found)))
 
 
+def applicable(verb: str, base: list[str], line: str) -> bool:
+    """Whether the request `base` has the key, or a choice in the group, that an override speaks of."""
+    with _Composer(verb, None) as composer:
+        return composer.has(base, line)
+
+
+def experiments() -> list[str]:
+    """The experiments of more than one file: what `unclip run` takes."""
+    return sorted({name.rpartition("/")[0] for name in options("experiment")} - {""})
+
+
 def options(group: str) -> list[str]:
     """The options of a config group of this project, nested ones as a/b; needs no composition."""
     folder = config_folder() / group
@@ -119,6 +130,14 @@ class _Composer:
 
     def problems(self, lines: list[str]) -> list[Problem]:
         return self._check(lines)[0]
+
+    def has(self, base: list[str], line: str) -> bool:
+        override = self.parse(line)
+        if isinstance(override, Problem):
+            return True  # whoever gets it will name it
+        config, choices = self._compose(base)
+        key = override.key_or_group
+        return config.get(key) is not None if key in choices else key in _keys(config)
 
     def parse(self, line: str) -> Override | Problem:
         try:

@@ -1,0 +1,109 @@
+"""Text -> pictures: CLIP, prior and decoder as one trained model. The prior is sampled once a picture, then the decoder.
+
+It knows nothing of files and runs; unclip.runs.trained loads one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unclip.data.embeddings import image_embeddings, text_features
+from unclip.data.images import to_uint8
+from unclip.data.tokenizer import ByteTokenizer
+from unclip.diffusion.sample import Callback
+from unclip.lit.decoder import DecoderModule
+from unclip.lit.prior import PriorModule
+from unclip.nets.clip import CLIP
+from unclip.sampling import Sampler
+
+Progress = Callable[[int], object]  # called with the number of pictures that are done
+
+
+@dataclass
+class UnCLIP:
+    """The three stages of one model, in eval mode on one device.
+
+    sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None likewise.
+    """
+
+    clip: CLIP
+    prior: PriorModule
+    decoder: DecoderModule
+    tokenizer: ByteTokenizer
+    sampler: Sampler | None = None
+    rerank: int | None = None
+    batch_size: int = 100
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.decoder.net.parameters()).device
+
+    def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Text features of prompts: text (n,D), tokens (n,L,W), token_mask (n,L)."""
+        return {k: v.to(self.device) for k, v in text_features(self.clip, self.tokenizer, prompts).items()}
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        per_prompt: int = 1,
+        seed: int = 0,
+        progress: Progress = lambda done: None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """uint8 (len(prompts) * per_prompt, C,H,W), prompt by prompt. Sample i is the same in any batch."""
+        features = self.text(prompts)
+        which = torch.arange(len(prompts)).repeat_interleave(per_prompt)  # (n,)
+
+        def pictures(indices: Tensor) -> Tensor:
+            text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
+            image = self.prior.sample(text, indices, seed, rerank=self.rerank)
+            return self.decode(image, text, indices, seed, callback)
+
+        return self._batched(pictures, len(which), progress)
+
+    def embed(self, prompts: Sequence[str], which: Tensor, seed: int = 0) -> Tensor:
+        """The prior alone: embeddings (n,D) for prompts[which[i]], on the CPU."""
+        features = self.text(prompts)
+
+        def embeddings(indices: Tensor) -> Tensor:
+            text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
+            return self.prior.sample(text, indices, seed, rerank=self.rerank).cpu()
+
+        return self._batched(embeddings, len(which), lambda done: None)
+
+    def reconstruct(
+        self, images: Tensor, prompts: Sequence[str], seed: int = 0, progress: Progress = lambda done: None
+    ) -> Tensor:
+        """Image -> CLIP embedding -> image, uint8 (n,C,H,W) both; a decoder that sees captions gets `prompts`, one each."""
+        embeddings = image_embeddings(self.clip, images).to(self.device)
+        distinct = list(dict.fromkeys(prompts))
+        features, which = self.text(distinct), torch.tensor([distinct.index(p) for p in prompts])
+
+        def pictures(indices: Tensor) -> Tensor:
+            text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
+            return self.decode(embeddings[indices.to(self.device)], text, indices, seed)
+
+        return self._batched(pictures, len(images), progress)
+
+    def decode(
+        self,
+        embeddings: Tensor,
+        text: dict[str, Tensor],
+        indices: Tensor,
+        seed: int,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """One batch of embeddings (B,D) and text features through the decoder: uint8 (B,C,H,W) on the CPU."""
+        cond = self.decoder.condition(embeddings, text)
+        return to_uint8(self.decoder.sample(cond, indices, seed, self.sampler, callback)).cpu()
+
+    def _batched(self, compute: Callable[[Tensor], Tensor], count: int, progress: Progress) -> Tensor:
+        parts = []
+        for indices in torch.arange(count).split(self.batch_size):
+            parts.append(compute(indices))
+            progress(int(indices[-1]) + 1)
+        return torch.cat(parts)
