@@ -1,5 +1,5 @@
 """Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747) with one caption a class: this project's reference data.
-60,000 + 10,000 images of clothes, 28x28, one channel, MIT licence; fetched from where they are found first."""
+60,000 + 10,000 images of clothes, 28x28, one channel, MIT; fetched from the first place that has it."""
 
 from __future__ import annotations
 

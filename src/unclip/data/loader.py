@@ -68,6 +68,8 @@ class BatchLoader:
         """Where Lightning looks for `set_epoch`."""
         return self
 
+    batch_sampler = None  # where Lightning looks before it looks at `sampler`
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

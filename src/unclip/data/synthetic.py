@@ -62,7 +62,7 @@ class Synthetic(ImageTextData):
         for label, distance in enumerate(SHAPES.values()):
             mine = labels == label
             edge[mine] = distance(across[mine], down[mine])
-        edge[hollow] = torch.maximum(edge[hollow], -edge[hollow] - 0.3)  # what is left is a line of width 0.3
+        edge[hollow] = torch.maximum(edge[hollow], -edge[hollow] - 0.2)  # what is left is a line of width 0.2
         covered = (0.5 - edge * radius * self.image_size / 2).clamp(
             0, 1
         )  # antialiased: the part of a pixel that is inside

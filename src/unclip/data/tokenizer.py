@@ -43,7 +43,7 @@ class ByteTokenizer:
             row[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         if too_long:
             warnings.warn(
-                f"{len(too_long)} caption(s) truncated to {room} bytes (length={self.length} with start and end), "
+                f"{len(too_long)} caption(s) truncated to {room} bytes by length={self.length}, "
                 f"first {too_long[0]!r}",
                 stacklevel=2,
             )
