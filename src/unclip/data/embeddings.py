@@ -24,8 +24,8 @@ BATCH = 500  # images a forward pass
 
 @dataclass(frozen=True)
 class Embeddings:
-    """On the CPU as loaded. An image's caption is `text[caption_ids]`, `tokens[caption_ids]`: captions are embedded
-    once each."""
+    """On the CPU as loaded. An image's caption is `text[caption_ids]`, `tokens[caption_ids]`: captions are
+    embedded once each."""
 
     image: dict[str, Tensor]  # split -> (N,D) float32, unit norm
     text: Tensor  # (captions, D) float32, unit norm
