@@ -10,7 +10,9 @@ from unclip.diffusion import bounded
 
 
 @bounded
-def scale(x: float, rate: Annotated[float, "0 <= rate < 1"] = 0.5, *, n: Annotated[int, "n >= 2"] | None = None):
+def scale(
+    x: float, rate: Annotated[float, "0 <= rate < 1"] = 0.5, *, n: Annotated[int, "n >= 2"] | None = None
+):
     """Times the rate."""
     return x * rate
 

@@ -57,7 +57,9 @@ def test_the_right_output_gives_x0_and_no_loss(objective, shape):
     alpha, sigma = TABLE(t.double())
     target = objective.target(x0, eps, alpha, sigma)
     denoiser = Denoiser(Recorder(target), TABLE, objective)
-    torch.testing.assert_close(denoiser(add_noise(x0, eps, alpha, sigma), t.double()), x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        denoiser(add_noise(x0, eps, alpha, sigma), t.double()), x0, rtol=1e-6, atol=1e-6
+    )
     assert diffusion_loss(denoiser, x0, t.double(), eps).max().item() == 0.0
 
 
@@ -108,7 +110,8 @@ def test_time_and_result_stay_float32_whatever_the_network_and_the_input_are():
 
 
 def test_only_the_network_is_in_the_state():
-    """No schedule in the state: nothing of it for a checkpoint to carry or for an average of weights to blur."""
+    """No schedule in the state: nothing of it for a checkpoint to carry or for an average of weights to
+    blur."""
     denoiser = Denoiser(nn.Linear(2, 2), TABLE, Eps())
     assert set(denoiser.state_dict()) == {"net.weight", "net.bias"}
 
@@ -155,7 +158,8 @@ def test_min_snr_weighs_the_error_of_x0_alike_in_every_objective():
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name)
 def test_training_is_fine_at_both_ends(objective):
-    """At sigma = 0 and at alpha = 0 (t = 0 and 1 of the cosine) loss and gradient are finite, eps included."""
+    """At sigma = 0 and at alpha = 0 (t = 0 and 1 of the cosine) loss and gradient are finite, eps
+    included."""
     x0, eps = batch(2, (4,), torch.float32)
     layer = nn.Linear(4, 4)
 
@@ -175,7 +179,8 @@ def test_training_is_fine_at_both_ends(objective):
 
 
 def test_the_noise_of_the_forward_process_is_the_callers():
-    """The loss draws nothing: x_t is alpha x_0 + sigma eps of the eps it is given, so the same call is the same loss."""
+    """The loss draws nothing: x_t is alpha x_0 + sigma eps of the eps it is given, so the same call is the
+    same loss."""
     net = Recorder()
     x0, eps = batch(dtype=torch.float32)
     t = torch.tensor([0.1, 0.4, 0.6, 0.9])
@@ -191,7 +196,8 @@ def test_an_unknown_norm_is_refused():
 
 
 def test_the_gaussian_denoiser_is_the_posterior_mean():
-    """Against x_0 itself: of all functions of x_t it has the least error, so it is uncorrelated with the remainder."""
+    """Against x_0 itself: of all functions of x_t it has the least error, so it is uncorrelated with the
+    remainder."""
     generator = torch.Generator().manual_seed(0)
     mean, std, n = 0.7, 0.4, 400_000
     x0 = mean + std * torch.randn(n, 1, generator=generator, dtype=torch.float64)
@@ -205,7 +211,9 @@ def test_the_gaussian_denoiser_is_the_posterior_mean():
 def test_the_mixture_denoiser_is_bayes_rule_by_quadrature():
     means, std, weights = torch.tensor([[-1.0], [0.5], [2.0]]).double(), 0.3, [0.2, 0.5, 0.3]
     grid = torch.linspace(-6, 8, 40_001, dtype=torch.float64)
-    prior = sum(w * torch.exp(-((grid - m) ** 2) / (2 * std**2)) for w, m in zip(weights, means[:, 0], strict=True))
+    prior = sum(
+        w * torch.exp(-((grid - m) ** 2) / (2 * std**2)) for w, m in zip(weights, means[:, 0], strict=True)
+    )
     x, t = torch.linspace(-2, 2, 7, dtype=torch.float64), torch.full((7,), 0.35, dtype=torch.float64)
     alpha, sigma = Linear()(t[:1])
     posterior = prior * torch.exp(-((x[:, None] - alpha * grid) ** 2) / (2 * sigma**2))
@@ -226,7 +234,10 @@ def test_a_mixture_of_one_is_a_gaussian_of_images():
     ("make", "message"),
     [
         (lambda: Gaussian(Cosine(), 0.0, 0.0), "std = 0.0: must satisfy std > 0"),
-        (lambda: GaussianMixture(Cosine(), torch.zeros(2, 1), 1.0, [1.0]), "2 means need as many positive weights"),
+        (
+            lambda: GaussianMixture(Cosine(), torch.zeros(2, 1), 1.0, [1.0]),
+            "2 means need as many positive weights",
+        ),
     ],
 )
 def test_impossible_data_are_refused(make, message):

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from unclip.diffusion import Cosine, Discrete, Grid, Linear, cosine_betas, jsd_betas, linear_betas, log_snr, make_grid
+from unclip.diffusion import (
+    Cosine,
+    Discrete,
+    Grid,
+    Linear,
+    cosine_betas,
+    jsd_betas,
+    linear_betas,
+    log_snr,
+    make_grid,
+)
 from unclip.diffusion.schedule import Edm, Flow
 
 SPACINGS = ["trailing", "leading", "linspace", "karras", "log_snr"]
@@ -92,7 +102,10 @@ def test_an_explicit_list_is_used_as_it_is():
         (lambda: make_grid(Cosine(), None, [2.0, 0.5]), "within 1 ... 0"),
         (lambda: make_grid(Cosine(), None, [0.5, 0.0]), "the clean end is added by itself"),
         (lambda: make_grid(TABLE, 3, [5.0, 1.0]), "steps = 3 with a list of 2"),
-        (lambda: Grid(t=torch.arange(3), alpha=torch.ones(3), sigma=torch.ones(2)), r"\(3\), \(3\)|\(3,\), \(3,\)"),
+        (
+            lambda: Grid(t=torch.arange(3), alpha=torch.ones(3), sigma=torch.ones(2)),
+            r"\(3\), \(3\)|\(3,\), \(3,\)",
+        ),
         (lambda: Grid(t=[0.1, 0.2], alpha=[0.9, 0.8], sigma=[0.1, 0.2]), "noise must decrease"),
     ],
 )

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unclip.diffusion import Cosine, Discrete, Gaussian, Linear, clipped, guided, linear_betas, log_snr, retimed
+from unclip.diffusion import (
+    Cosine,
+    Discrete,
+    Gaussian,
+    Linear,
+    clipped,
+    guided,
+    linear_betas,
+    log_snr,
+    retimed,
+)
 from unclip.diffusion.schedule import Edm, Flow
 
 X = torch.linspace(-2, 2, 12).reshape(4, 3)
@@ -22,7 +32,11 @@ class Spy:
 
     def __call__(self, x_t, t, cond=None):
         self.calls.append((x_t, t, cond))
-        return 0.5 * x_t + t.reshape(-1, 1) + torch.where(cond["keep"], 1.0, 0.0).reshape(-1, 1) * cond["embedding"]
+        return (
+            0.5 * x_t
+            + t.reshape(-1, 1)
+            + torch.where(cond["keep"], 1.0, 0.0).reshape(-1, 1) * cond["embedding"]
+        )
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
@@ -48,8 +62,8 @@ def test_scale_1_is_off_and_costs_nothing():
 
 
 def test_the_null_branch_keeps_x_t_and_t():
-    """A null branch that drops x_t as well guides away from x_t, not towards the condition: what both branches share
-    must cancel, so that the difference is the condition's alone."""
+    """A null branch that drops x_t as well guides away from x_t, not towards the condition: what both
+    branches share must cancel, so that the difference is the condition's alone."""
     spy = Spy()
     guided_x0 = guided(spy, 3.0, NULL)(X, T, COND)
     ((x_t, t, _),) = spy.calls
@@ -86,7 +100,8 @@ def test_clipping_after_guidance_bounds_what_clipping_before_does_not():
     ids=lambda s: type(s).__name__,
 )
 def test_retimed_is_exact_for_an_exact_denoiser(trained, sampling):
-    """The posterior mean depends on x_t / alpha and the log-SNR alone, so the two must agree wherever both reach."""
+    """The posterior mean depends on x_t / alpha and the log-SNR alone, so the two must agree wherever both
+    reach."""
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t = torch.tensor([0.2, 0.3, 0.5, 0.6, 0.7], dtype=torch.float64)
     exact = Gaussian(sampling, 0.7, 0.4)(x, t)
@@ -108,7 +123,10 @@ def test_retimed_reaches_alpha_0():
         (lambda: clipped(Spy(), 0), "limit = 0: must satisfy limit > 0"),
         (lambda: guided(Spy(), 2.0, None)(X, T, COND), "same keys"),
         (lambda: guided(Spy(), 2.0, NULL)(X, T, None), "same keys"),
-        (lambda: guided(Spy(), 2.0, {"keep": NULL["keep"]})(X, T, COND), r"\['embedding', 'keep'\] and \['keep'\]"),
+        (
+            lambda: guided(Spy(), 2.0, {"keep": NULL["keep"]})(X, T, COND),
+            r"\['embedding', 'keep'\] and \['keep'\]",
+        ),
     ],
 )
 def test_impossible_guidance_is_refused(make, message):

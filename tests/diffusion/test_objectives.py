@@ -26,7 +26,7 @@ def tensors(alpha, sigma):
 
 
 def row(objective, a, s):
-    """target's coefficients of x_0 and eps, c_skip, c_out, c_in: the design's table, written again as plain numbers."""
+    """target's coefficients of x_0 and eps, c_skip, c_out, c_in: the table again, in plain numbers."""
     n, m, one = a * a + s * s, a + s, 1 / math.sqrt(a * a + s * s)
     d = getattr(objective, "sigma_data", math.nan)
     D = math.sqrt(a * a * d * d + s * s)
@@ -74,8 +74,7 @@ def test_edm_is_minus_v_on_unit_data_when_variance_is_preserved(angle):
 
 
 def test_v_has_a_minus():
-    """With a plus, alpha eps + sigma x_0, the estimate of x_0 below would be (2 alpha sigma eps + x_0 (...)), not x_0;
-    and at alpha = sigma v must vanish for eps = x_0."""
+    """At alpha = sigma and eps = x_0 it vanishes; alpha eps + sigma x_0 does not."""
     half = torch.tensor([math.sqrt(0.5)])
     x = torch.tensor([[2.0]])
     assert V().target(x, x, half, half).item() == 0.0
@@ -107,7 +106,9 @@ def test_both_ends_are_finite_and_right(objective):
 @pytest.mark.parametrize("alpha", [torch.tensor(0.0), torch.tensor([0.5, 0.0])])
 def test_eps_at_alpha_0_says_why_it_cannot(alpha):
     x = torch.ones(2, 3)
-    with pytest.raises(ValueError, match=r"eps at alpha = 0: x_t is pure noise.*divides by zero.*x0, v, flow"):
+    with pytest.raises(
+        ValueError, match=r"eps at alpha = 0: x_t is pure noise.*divides by zero.*x0, v, flow"
+    ):
         Eps().to_x0(x, x, alpha, torch.ones_like(alpha))
 
 

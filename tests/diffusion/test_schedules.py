@@ -96,7 +96,9 @@ def test_t_at_inverts_log_snr(one, u):
 def test_t_at_is_the_nearer_end_beyond_the_schedule(one):
     beyond = torch.tensor([-math.inf, -80.0, 80.0, math.inf], dtype=torch.float64)
     last = 1 if one.T is None else one.T - 1
-    torch.testing.assert_close(one.t_at(beyond), torch.tensor([last, last, 0, 0]).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        one.t_at(beyond), torch.tensor([last, last, 0, 0]).double(), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("one", [s for s in ALL if not isinstance(s, Flow | Edm)], ids=name)
@@ -135,7 +137,8 @@ def test_sigmoid_is_the_papers_sigmoid():
 
 
 def test_the_discrete_linear_table_is_the_vp_sde_in_the_limit():
-    """beta_i = beta(t_i) / T with beta(t) = 0.1 ... 20: at T = 1000 the two agree to a few per cent of log_snr."""
+    """beta_i = beta(t_i) / T with beta(t) = 0.1 ... 20: at T = 1000 the two agree to a few per cent of
+    log_snr."""
     t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
     table = Discrete(linear_betas(1000))
     torch.testing.assert_close(log_snr(table, t * 1000 - 1), log_snr(Linear(), t), rtol=0, atol=0.11)

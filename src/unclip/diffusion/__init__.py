@@ -15,7 +15,7 @@ from unclip.diffusion.grid import Grid, Level, make_grid
 from unclip.diffusion.guidance import clipped, guided, retimed
 from unclip.diffusion.loss import diffusion_loss
 from unclip.diffusion.objective import X0, Eps, Objective, V
-from unclip.diffusion.sample import ddim, ddpm, dpmpp_2m, heun, pndm
+from unclip.diffusion.sample import ddim, ddpm, dpmpp_2m, heun, pndm, unipc
 from unclip.diffusion.schedule import (
     Cosine,
     Discrete,
@@ -88,5 +88,6 @@ __all__ = [
     "sigmoid_betas",
     "truncated_snr",
     "uniform",
+    "unipc",
     "weighting",
 ]

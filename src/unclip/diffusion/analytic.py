@@ -66,4 +66,4 @@ class GaussianMixture:
         variance = over(alpha**2 * self.std**2 + sigma**2, x)  # (B, 1)
         share = torch.softmax(self.weights.to(x).log() - distance / (2 * variance), dim=1)
         estimates = torch.stack([component(x_t, t) for component in self.components], dim=1)  # (B, K, *S)
-        return torch.einsum("bk,bk...->b...", share, estimates)
+        return (over(share, estimates) * estimates).sum(1)

@@ -83,16 +83,41 @@ def dpmpp_2m(
     """DPM-Solver++(2M), second order, one evaluation a step (Lu et al. 2022b, algorithm 2): DDIM's step with
     x0_hat extrapolated linearly in log(alpha/sigma). First order at the first step and into sigma = 0. Draws
     no noise."""
-    before: tuple[Tensor, float] | None = None  # x0_hat of the step before, and that step's h
+    before: tuple[Tensor, Level] | None = None  # x0_hat and level of the step before
 
     def update(x: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
         nonlocal before
-        h = _half_log_snr(s) - _half_log_snr(t)
-        estimate = x0
-        if before is not None and s.sigma > 0:
-            estimate = x0 + h / (2 * before[1]) * (x0 - before[0])
-        before = x0, h
+        estimate = x0 if before is None or s.sigma == 0 else _extrapolate(*before, x0, t, s)
+        before = x0, t
         return _move(x, estimate, t, s)
+
+    return _walk(denoise, x, grid, cond, callback, update)
+
+
+def unipc(
+    denoise: Denoise,
+    x: Tensor,
+    grid: Grid,
+    cond: Cond = None,
+    *,
+    noise: Noise = torch.randn_like,
+    callback: Callback | None = None,
+) -> Tensor:
+    """UniPC-2 with B_2(h), one evaluation a step (Zhao et al. 2023, algorithms 1 and 2): `dpmpp_2m`'s step
+    and, once x0_hat is known where it arrived, the same step again with x0_hat interpolated. First order into
+    sigma = 0; DDIM steps, uncorrected, where alpha < 1e-3 sigma. Draws no noise."""
+    history: list[tuple[Tensor, Tensor, Level]] = []  # x, x0_hat and level of the last two steps
+
+    def update(x: Tensor, x0: Tensor, t: Level, s: Level) -> Tensor:
+        if _is_noise(t):
+            return _move(x, x0, t, s)
+        if history:
+            x = _correct(history, x0, t)
+        history.append((x, x0, t))
+        del history[:-2]
+        if len(history) == 1 or s.sigma == 0:
+            return _move(x, x0, t, s)
+        return _move(x, _extrapolate(*history[0][1:], x0, t, s), t, s)
 
     return _walk(denoise, x, grid, cond, callback, update)
 
@@ -197,10 +222,33 @@ def _heun_slope(denoise: Denoise, cond: Cond, x: Tensor, x0: Tensor, t: Level, s
     return (_eps(x, x0, t) + _eps(x_s, _denoise_at(denoise, cond, x_s, s), s)) / 2
 
 
-def _half_log_snr(level: Level) -> float:
-    if level.alpha == 0 or level.sigma == 0:
-        return -math.inf if level.alpha == 0 else math.inf
-    return math.log(level.alpha / level.sigma)
+def _extrapolate(x0_before: Tensor, before: Level, x0: Tensor, t: Level, s: Level) -> Tensor:
+    """x0_hat half-way from t to s in log(alpha/sigma), on the line through the step before and t."""
+    return x0 + _rise(t, s) / (2 * _rise(before, t)) * (x0 - x0_before)
+
+
+def _correct(history: list[tuple[Tensor, Tensor, Level]], x0: Tensor, t: Level) -> Tensor:
+    """UniC: the step from the newest of the history to t again, now that x0_hat at t is known (Zhao et al.
+    2023, section 3); of order 1, or 2 with two steps of history: rho_1 + rho_2 = b_1, r rho_1 + rho_2 = b_2.
+    """
+    x, x0_last, last = history[-1]
+    change = x0 - x0_last
+    if len(history) == 1:
+        return _move(x, x0_last + change / 2, last, t)
+    _, x0_before, before = history[-2]
+    h = _rise(last, t)
+    r = -_rise(before, last) / h
+    B = math.expm1(-h)  # the paper's B_2 with h -> -h, for a network of x_0
+    b_1 = (B / -h - 1) / B
+    b_2 = 2 * ((B / -h - 1) / -h - 1 / 2) / B
+    rho_2 = (b_2 - r * b_1) / (1 - r)
+    bend = (b_1 - rho_2) / r * (x0_before - x0_last)
+    return _move(x, x0_last + bend + rho_2 * change, last, t)
+
+
+def _rise(t: Level, s: Level) -> float:
+    """h = log(alpha_s/sigma_s) - log(alpha_t/sigma_t), sigma_s > 0; infinite from alpha_t = 0."""
+    return math.log(s.alpha * t.sigma / (s.sigma * t.alpha)) if t.alpha > 0 else math.inf
 
 
 def _is_noise(level: Level) -> bool:
