@@ -20,9 +20,20 @@ from unclip.runs.store import Run
 Config = dict[str, Any]
 
 
+def make(node: Config, **objects: Any) -> Any:
+    """What a node with a `_target_` describes. `objects` go to the target as they are: `instantiate` would take those
+    that are dataclasses for configuration."""
+    return instantiate(node, _partial_=True, _convert_="all")(**objects)
+
+
+def part(node: Config) -> Any:
+    """What a node describes that needs nothing supplied; a function with its options bound where `_partial_` says so."""
+    return instantiate(node, _convert_="all")
+
+
 def data(config: Config) -> ImageTextData:
     """The data module of a run, its files fetched and verified."""
-    module = instantiate(config["data"])
+    module = make(config["data"])
     module.prepare_data()
     return module
 
@@ -41,7 +52,7 @@ def net(config: Config, source: ImageTextData, clip: nn.Module | None = None) ->
         },
     }
     torch.manual_seed(key(config["seed"], "initial weights"))
-    return instantiate(config["model"], **supplied[config["stage"]["name"]]())
+    return make(config["model"], **supplied[config["stage"]["name"]]())
 
 
 def _widths(clip: nn.Module | None) -> dict[str, Any]:
@@ -73,8 +84,12 @@ def upstream_clip(config: Config, source: ImageTextData) -> nn.Module | None:
 def embeddings(config: Config, clip: nn.Module, source: ImageTextData) -> Embeddings:
     """The data set's embeddings by this CLIP, from the cache where they are there."""
     device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
-    folder = Path(config["paths"]["outputs"]) / "cache"
-    return Embeddings.load(clip.to(device), ByteTokenizer(), source, folder)
+    return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
+
+
+def cache(config: Config) -> Path:
+    """Where what is computed once from frozen nets is kept: embeddings, statistics of real images."""
+    return Path(config["paths"]["outputs"]) / "cache"
 
 
 def stage(config: Config, source: ImageTextData) -> Stage:
@@ -90,9 +105,9 @@ def stage(config: Config, source: ImageTextData) -> Stage:
 
 def module(config: Config, **supplied: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
-    parts: dict[str, Any] = {"optim": instantiate(config["optim"]), "seed": config["seed"]}
+    parts: dict[str, Any] = {"optim": part(config["optim"]), "seed": config["seed"]}
     for group in ("schedule", "objective", "weighting", "sampler"):
         if config.get(group) is not None:
-            parts["loss" if config["stage"]["name"] == "clip" else group] = instantiate(config[group])
+            parts["loss" if config["stage"]["name"] == "clip" else group] = part(config[group])
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
-    return instantiate(settings, **parts, **supplied)
+    return make(settings, **parts, **supplied)

@@ -33,7 +33,8 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.bar = Bar(f"training {type(pl_module).__name__.removesuffix("Module").lower()}", int(trainer.estimated_stepping_batches), trainer.global_step)
+        stage = type(pl_module).__name__.removesuffix("Module").lower()
+        self.bar = Bar(f"training {stage}", int(trainer.estimated_stepping_batches), trainer.global_step)
         self.bar.start()
         self.started, self.first = time.monotonic(), trainer.global_step
         self.shown = self.beaten = self.started

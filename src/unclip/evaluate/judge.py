@@ -64,33 +64,41 @@ def round_trip(images: Tensor, decoded: Tensor, extractor: Any) -> dict[str, Any
 
 
 def prior_alone(
-    sample: Callable[[Tensor], Tensor], embeddings: Mapping[str, Tensor], data: ImageTextData, n: int
+    sample: Callable[[Tensor], Tensor],
+    embeddings: Mapping[str, Tensor],
+    train_captions: Tensor,
+    test_captions: Tensor,
+    captions: int,
 ) -> dict[str, Any]:
-    """Cosine of prior samples to the true embeddings of n test images, beside what to compare it with.
+    """Cosine of prior samples to the true embeddings of test images, beside what to compare it with.
 
-    sample: caption ids (n,) -> embeddings (n,D). The baselines: another real image with the same caption, and a prior
-    sample for another caption.
+    sample: caption ids (n,) -> embeddings (n,D). embeddings: train (N,D), test (n,D). The baselines: another real image
+    with the same caption, and a prior sample for another caption.
     """
-    test, train = data.split("test"), data.split("train")
-    ids, true = test.caption_ids[:n], embeddings["test"][:n]
-    generator = torch.Generator().manual_seed(0)
-    candidates = torch.randperm(len(train), generator=generator)
-    pools = {int(c): candidates[train.caption_ids[candidates] == c] for c in ids.unique()}
-    taken = dict.fromkeys(pools, 0)
-    same = []
-    for caption in ids.tolist():
-        pool = pools[caption]
-        same.append(int(pool[taken[caption] % len(pool)]))
-        taken[caption] += 1
-    shift = torch.randint(1, len(data.captions), (len(ids),), generator=generator)
-    sampled, other = sample(ids), sample((ids + shift) % len(data.captions))
-    cosine = lambda x: float(F.cosine_similarity(x.double().cpu(), true.double()).mean())  # noqa: E731
+    true, generator = embeddings["test"], torch.Generator().manual_seed(0)
+    shuffled = (test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)) % captions
+    same = embeddings["train"][_another(train_captions, test_captions, generator)]
+
+    def cosine(x: Tensor) -> float:
+        return float(F.cosine_similarity(x.double(), true.double()).mean())
+
     return {
-        "value": cosine(sampled),
-        "n": len(ids),
-        "same_caption_image": cosine(embeddings["train"][same]),
-        "shuffled_caption": cosine(other),
+        "value": cosine(sample(test_captions)),
+        "n": len(true),
+        "same_caption_image": cosine(same),
+        "shuffled_caption": cosine(sample(shuffled)),
     }
+
+
+def _another(train_captions: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+    """(n,) for each wanted caption a random training image that has it."""
+    order = torch.randperm(len(train_captions), generator=generator)
+    pools = {int(c): order[train_captions[order] == c] for c in wanted.unique()}
+    chosen = torch.empty_like(wanted)
+    for caption, pool in pools.items():
+        places = (wanted == caption).nonzero().flatten()
+        chosen[places] = pool[torch.arange(len(places)) % len(pool)]
+    return chosen
 
 
 def _class_of_caption(data: ImageTextData) -> Tensor:

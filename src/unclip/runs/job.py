@@ -6,8 +6,8 @@ Hydra is out of it by then: under Hydra, Lightning's DDP would compose the comma
 from __future__ import annotations
 
 import os
-import signal
 import sys
+import time
 import traceback
 import warnings
 from contextlib import nullcontext
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from unclip.runs.process import stop_at_once_when_asked
 from unclip.runs.store import Busy, Run, now, provenance
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
 def main(folder: str) -> int:
     """Train the run of this folder to its end, from its checkpoint if there is one."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the trainer takes over: nothing to save yet
-        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # other ranks leave lock and status alone
     try:
@@ -38,6 +38,11 @@ def main(folder: str) -> int:
 
 
 def _attempt(run: Run, first: bool) -> int:
+    before, started = run.status.get("seconds", 0.0), time.monotonic()
+
+    def seconds() -> float:
+        return round(before + time.monotonic() - started, 1)
+
     if first:
         run.mark("running", started=now(), error=None, **provenance())
     try:
@@ -49,10 +54,10 @@ def _attempt(run: Run, first: bool) -> int:
         why = "torch and torchvision are builds that do not match: install both from the same place, as `make setup` does"
         return _failed(run, first, why)
     try:
-        metrics = _train(run, first)
+        result = _train(run, first)
     except Stopped:
         if first:
-            run.mark("interrupted")
+            run.mark("interrupted", seconds=seconds())
             print(f"interrupted, saved; the same command goes on from here\nrun: {run.folder}", flush=True)
         return INTERRUPTED
     except DataUnavailable as error:
@@ -60,13 +65,19 @@ def _attempt(run: Run, first: bool) -> int:
     except Exception as error:
         if first:
             (run.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        message = str(error).strip().splitlines() or [""]
-        return _failed(run, first, f"{type(error).__name__}: {message[0]} (traceback in {run.folder / 'error.txt'})")
+        return _failed(run, first, f"{_in_one_line(error)} (traceback in {run.folder / 'error.txt'})")
     if first:
-        run.mark("finished", finished=now(), metrics=metrics)
+        run.mark("finished", finished=now(), seconds=seconds(), **result)
         run.checkpoint.unlink(missing_ok=True)
         print(f"run: {run.folder}", flush=True)
     return DONE
+
+
+def _in_one_line(error: BaseException) -> str:
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__  # Hydra's wrapper says less than what it wraps
+    lines = str(error).strip().splitlines() or ["no message"]
+    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _failed(run: Run, first: bool, why: str) -> int:
@@ -76,7 +87,7 @@ def _failed(run: Run, first: bool, why: str) -> int:
     return FAILED
 
 
-def _train(run: Run, first: bool) -> dict[str, float]:
+def _train(run: Run, first: bool) -> dict[str, Any]:
     import torch
 
     from unclip import build
@@ -98,18 +109,22 @@ def _train(run: Run, first: bool) -> dict[str, float]:
     torch.set_float32_matmul_precision("high")
     try:
         trainer.fit(module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True)
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("val/", "final/"))}
+        metrics = _metrics(trainer)
+        trainer.validate(module, datamodule=source, verbose=False)
+        metrics |= _metrics(trainer)
     finally:
         _finish_loggers(trainer)
     if trainer.is_global_zero:
         export.weights(trainer, module, config, run.weights)
-    return metrics
+    parameters = sum(p.numel() for p in module.net.parameters())
+    return {"step": trainer.global_step, "parameters": parameters, "metrics": metrics}
 
 
 def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> Trainer:
     """Lightning's Trainer with the callbacks and loggers of the configuration."""
-    from hydra.utils import instantiate
     from lightning.pytorch.callbacks import LearningRateMonitor
+
+    from unclip import build
 
     settings = dict(config["trainer"])
     every = settings.pop("val_check_interval")
@@ -118,16 +133,16 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     supplied = {
         "checkpoint": {"path": str(run.checkpoint)},
         "samples": {"folder": str(run.folder / "samples"), "source": source},
-        "fid": {"extractor": instantiate(config["extractor"]) if config.get("extractor") else None, "source": source},
+        "fid": {"extractor": build.part(config["extractor"]) if config.get("extractor") else None, "source": source, "cache": str(build.cache(config))},
     }
     callbacks = {
-        name: instantiate(node, **supplied.get(name, {})) for name, node in (config.get("callbacks") or {}).items() if node
+        name: build.make(node, **supplied.get(name, {})) for name, node in (config.get("callbacks") or {}).items() if node
     }
     if "progress" in callbacks:
         callbacks["progress"].heartbeat = lambda **fields: run.mark("running", **fields)
     if not loggers:
         callbacks = {k: c for k, c in callbacks.items() if not isinstance(c, LearningRateMonitor)}
-    return instantiate(
+    return build.make(
         settings,
         logger=loggers,
         callbacks=list(callbacks.values()),
@@ -141,15 +156,19 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
 
 
 def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
-    from hydra.utils import instantiate
+    from unclip import build
 
     if node["_target_"].endswith("WandbLogger"):
         stage = config["stage"]["name"]
         group = f"{config['experiment']}/{stage}"
-        return instantiate(
+        return build.make(
             node, save_dir=str(run.folder), id=run.signature, name=f"{stage}-{run.signature}", group=group, job_type=stage
         )
-    return instantiate(node, save_dir=str(run.folder), name="", version="")
+    return build.make(node, save_dir=str(run.folder), name="", version="")
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
 
 
 def _finish_loggers(trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ from unclip.cli import DONE, FAILED, INTERRUPTED
 from unclip.config.compose import Composed, applicable, compose, experiments, options
 from unclip.config.problems import Problem, Problems
 from unclip.files import write_json
+from unclip.report import table
 from unclip.runs import process
 from unclip.runs.store import Run, typed
 from unclip.runs.upstream import STAGES, resolve
@@ -58,6 +59,8 @@ def main(arguments: list[str]) -> int:
         write_json(folder / "request.json", record)
         if status := process.run_child("unclip.report.deliver", str(folder)):
             return _stopped(status, arguments)
+    print()
+    table.show(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
     print(summary(folder, experiment))
     return DONE
 
@@ -156,23 +159,23 @@ def _stopped(status: int, arguments: list[str]) -> int:
 
 def summary(folder: Path, experiment: str) -> str:
     """What was made, where, and what to type next."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    consistency, back, distance = metrics["prompt_consistency"], metrics["round_trip"], metrics["fd"]
-    lowest = min(consistency["per_caption"], key=consistency["per_caption"].get)
-    return f"""
-text -> prior -> decoder, judged by a classifier that took no part in the training:
-  prompt consistency   {consistency["value"]:.3f} over {consistency["n"]} samples; lowest: "{lowest}" {consistency["per_caption"][lowest]:.2f}
-  round trip           {back["value"]:.3f} of {back["n"]} test images keep their class through image -> embedding -> image
-  Frechet distance     {distance["value"]:.2f} at N = {distance["n"]}; real images against each other: {distance["floor"]:.2f}
+    made = {
+        "report.html": "all of it on one page",
+        "grid.png": "the captions in rows",
+        "denoising.png": "from noise to pictures",
+        "samples/": "single pictures, described by samples.jsonl",
+        "metrics.json": "the numbers with all that defines them",
+    }
+    width = max(len(str(folder / name)) for name in made) + 3
+    lines = [f"  {folder / name!s:{width}}{what}" for name, what in made.items() if (folder / name).exists()]
+    return "\n".join(["", "made:", *lines, "", "next:", *(f"  {c}" for c in next_commands(folder, experiment))])
 
-made:
-  {folder / "report.html"}     all of it on one page
-  {folder / "grid.png"}        the captions in rows
-  {folder / "denoising.png"}   from noise to pictures
-  {folder / "samples"}/        single pictures, described by samples.jsonl
-  {folder / "metrics.json"}
 
-next:
-  unclip sample run={folder} prompts='["an image of a bag"]' per_prompt=8
-  unclip run experiment={experiment} decoder.schedule=linear results={folder.with_name(folder.name + "-linear")}
-  unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v"""
+def next_commands(folder: Path, experiment: str) -> list[str]:
+    """What to type after a pipeline."""
+    return [
+        f"unclip sample run={folder} prompts='[\"an image of a bag\"]' per_prompt=8",
+        f"unclip evaluate run={folder} guidance=2",
+        f"unclip run experiment={experiment} decoder.schedule=linear results={folder.with_name(folder.name + '-linear')}",
+        f"unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v",
+    ]

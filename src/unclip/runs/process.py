@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+from unclip.cli import INTERRUPTED
+
 PARALLEL = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_", "SLURM_", "GROUP_RANK", "PL_GLOBAL_SEED")
 PR_SET_PDEATHSIG = 1
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
@@ -34,6 +36,12 @@ def become(*arguments: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", *arguments])
+
+
+def stop_at_once_when_asked() -> None:
+    """On Ctrl-C or SIGTERM leave at once and silently: for work whose files are whole at every moment."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 
 def _stop_when_parent_dies() -> None:

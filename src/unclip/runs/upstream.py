@@ -69,7 +69,8 @@ def resolve(
             overrides = []
             found = find(reference, Path(config["paths"]["outputs"]))
             if len(found) != 1 or found[0].state != "finished":
-                problems.append(Problem(stage, reference, _why_not(found, config["paths"]["outputs"])))
+                why = f"{_why_not(found, config['paths']['outputs'])}, auto or random"
+                problems.append(Problem(stage, reference, why))
                 continue
             run, found_config = found[0], found[0].config
         problems += _mismatches(stage, reference, config, found_config)
@@ -90,7 +91,7 @@ def only(reference: str, outputs: str) -> Run:
 
 def _why_not(found: list[Run], outputs: str) -> str:
     if not found:
-        return f"no such run under {outputs}; possible: auto, random, the signature or folder of a finished run"
+        return f"names no run under {outputs}; give the signature or folder of a finished one"
     if len(found) > 1:
         return f"names {len(found)} runs: {', '.join(str(r.folder) for r in found)}"
     return f"{found[0].folder} is {found[0].state}, not finished"

@@ -1,0 +1,80 @@
+"""What `unclip run` ends with: `python -m unclip.report.deliver FOLDER` samples, evaluates and writes the report.
+
+FOLDER/request.json says of which runs and how; FOLDER/pipeline.json, the same, is written when all is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from unclip.cli import DONE
+from unclip.files import write_json
+from unclip.report import curves, metrics, page, samples, table
+from unclip.runs.pipeline import next_commands
+from unclip.runs.process import stop_at_once_when_asked
+from unclip.runs.store import Run, provenance
+from unclip.runs.trained import Trained, load
+
+
+def main(folder: str) -> int:
+    """Sample, evaluate, report."""
+    stop_at_once_when_asked()
+    out = Path(folder)
+    record = json.loads((out / "request.json").read_text(encoding="utf-8"))
+    sampling, evaluating = record["sample"], record["evaluate"]
+    trained = load({**sampling, "run": str(out)})
+    prompts = sampling["prompts"] or trained.data.captions
+    drawn = samples.draw(trained, prompts, sampling["per_prompt"], sampling["seed"])
+    samples.write(drawn, trained, sampling["seed"], out)
+    if sampling["denoising"]:
+        samples.write_denoising(trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png")
+    same = all(sampling[k] == evaluating[k] for k in ("seed", "sampler", "guidance", "rerank"))
+    judged = trained if same else load({**evaluating, "run": str(out)})
+    measured = metrics.measure(judged, evaluating, drawn if same else None)
+    write_json(out / "metrics.json", measured)
+    _page(out, record, trained, measured)
+    write_json(out / "pipeline.json", record)
+    (out / "request.json").unlink()
+    return DONE
+
+
+def _page(out: Path, record: dict[str, Any], trained: Trained, measured: dict[str, Any]) -> None:
+    denoising = out / "denoising.png"
+    made = provenance()
+    experiment = record["experiment"]
+    page.write(
+        out / "report.html",
+        "results.html",
+        title=f"unclip: {experiment}",
+        subtitle=f"CLIP, diffusion prior and decoder on {type(trained.data).__name__}; seed {measured['seed']}",
+        grid=out / "grid.png",
+        denoising=denoising if denoising.is_file() else None,
+        numbers=table.rows(measured),
+        per_caption=measured.get("prompt_consistency", {}).get("per_caption", {}),
+        losses=curves.losses({stage: run.folder / "metrics.csv" for stage, run in trained.runs.items()}),
+        runs=[_row(stage, run) for stage, run in trained.runs.items()],
+        commands=next_commands(out, experiment),
+        provenance=", ".join(f"{name} {version}" for name, version in made["versions"].items())
+        + time.strftime("; %Y-%m-%d"),
+    )
+
+
+def _row(stage: str, run: Run) -> dict[str, str]:
+    status = run.status
+    seconds = status.get("seconds", 0)
+    return {
+        "stage": stage,
+        "folder": str(run.folder),
+        "parameters": f"{status.get('parameters', 0) / 1e6:.2f}M",
+        "steps": str(status.get("step", "")),
+        "time": f"{seconds // 60:.0f} min {seconds % 60:02.0f} s",
+        "metrics": ", ".join(f"{k} {v:.4g}" for k, v in sorted(status.get("metrics", {}).items())),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""Sampling as files: one PNG each, samples.jsonl, the labelled grid and the reverse process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip.data.fingerprint import fingerprint
+from unclip.data.images import to_uint8
+from unclip.files import write_text
+from unclip.progress import Bar
+from unclip.report.pictures import grid, picture, save
+from unclip.runs.trained import Trained
+
+GRID_COLUMNS = 10
+POINTS = 10  # of the reverse process
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures, uint8 (n,C,H,W), prompt by prompt."""
+
+    images: Tensor
+    prompts: tuple[str, ...]
+    per_prompt: int
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        return torch.arange(len(self.prompts)).repeat_interleave(self.per_prompt)
+
+
+def draw(trained: Trained, prompts: Sequence[str], per_prompt: int, seed: int) -> Samples:
+    """Sample with a progress bar."""
+    with Bar("sampling", len(prompts) * per_prompt) as bar:
+        images = trained.model.sample(prompts, per_prompt, seed, bar.update)
+    return Samples(images, tuple(prompts), per_prompt)
+
+
+def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
+    """samples/*.png and samples.jsonl (file, prompt, seed, index, sampler, steps, guidance, hashes of weights), grid.png."""
+    sampler = trained.model.sampler or trained.model.decoder.sampler
+    common = {
+        "seed": seed,
+        "sampler": getattr(sampler.function, "func", sampler.function).__name__,
+        "steps": sampler.steps,
+        "guidance": sampler.guidance,
+        "weights": {stage: fingerprint(run.weights.read_bytes())[:16] for stage, run in trained.runs.items()},
+    }
+    lines = []
+    for i, (image, prompt) in enumerate(zip(samples.images, samples.prompt_ids.tolist(), strict=True)):
+        name = f"samples/{i:05d}.png"
+        save(picture(image), folder / name)
+        lines.append(json.dumps({"file": name, "prompt": samples.prompts[prompt], "index": i, **common}))
+    write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
+    columns = min(samples.per_prompt, GRID_COLUMNS)
+    shown = samples.images.unflatten(0, (len(samples.prompts), samples.per_prompt))[:, :columns].flatten(0, 1)
+    save(grid(shown, columns, rows=samples.prompts), folder / "grid.png")
+
+
+def write_denoising(trained: Trained, prompts: Sequence[str], seed: int, path: Path) -> None:
+    """One row a prompt: x_t of its first sample at ten points of the reverse process, the result last."""
+    states: list[tuple[float, Tensor]] = []
+
+    def remember(step: int, t: float, x: Tensor, x0: Tensor) -> None:
+        states.append((float(t), to_uint8(x).cpu()))
+
+    final = trained.model.sample(prompts, 1, seed, callback=remember)
+    chosen = torch.linspace(0, len(states) - 1, min(POINTS - 1, len(states))).round().int().tolist()
+    columns = [states[i] for i in chosen]
+    headings = [*(f"t = {t:.3g}" for t, _ in columns), "result"]
+    rows = torch.stack([*(x for _, x in columns), final], dim=1)  # (prompts, points, C,H,W)
+    save(grid(rows.flatten(0, 1), len(headings), rows=prompts, headings=headings), path)
+
+
+def settings(trained: Trained) -> dict[str, Any]:
+    """What defines the samples, for metrics.json."""
+    sampler = trained.model.sampler or trained.model.decoder.sampler
+    return {
+        "sampler": getattr(sampler.function, "func", sampler.function).__name__,
+        "steps": sampler.steps,
+        "spacing": sampler.spacing,
+        "guidance": sampler.guidance,
+        "clip": sampler.clip,
+        "rerank": trained.model.rerank or trained.model.prior.rerank,
+        "prior_steps": trained.model.prior.sampler.steps,
+        "runs": {stage: run.signature for stage, run in trained.runs.items()},
+    }

@@ -1,0 +1,48 @@
+"""Which runs a request of `sample` or `evaluate` names, and whether they fit together. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unclip.config.problems import Problem, Problems
+from unclip.runs.store import Run
+from unclip.runs.upstream import STAGES, only
+
+
+def runs_of(request: dict[str, Any]) -> dict[str, Run]:
+    """The run of each stage that a request names; no CLIP where it was an untrained one.
+
+    Raises Problems where one is missing or they do not fit together.
+    """
+    outputs, reference = request["paths"]["outputs"], request.get("run")
+    named = {s: request[s] for s in STAGES if request.get(s)}
+    if reference:
+        named = {**_recorded(reference, outputs), **named}
+    if "decoder" not in named:
+        raise Problems([Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")])
+    if "prior" not in named:
+        why = "a decoder's run does not name its prior: give prior=<signature>, or the results folder of `unclip run`"
+        raise Problems([Problem("prior", None, why)])
+    runs = {stage: only(reference, outputs) for stage, reference in named.items()}
+    clip = runs["decoder"].config["clip"]
+    if (other := runs["prior"].config["clip"]) != clip:
+        raise Problems([Problem("prior", named["prior"], f"was trained on CLIP {other}, the decoder on CLIP {clip}")])
+    if clip == "random":
+        return runs
+    if "clip" in runs and (other := runs["clip"].signature) != clip:
+        raise Problems([Problem("clip", named["clip"], f"is CLIP {other}, prior and decoder were trained on CLIP {clip}")])
+    return {"clip": only(clip, outputs), "prior": runs["prior"], "decoder": runs["decoder"]}
+
+
+def _recorded(reference: str, outputs: str) -> dict[str, str]:
+    for name in ("pipeline.json", "request.json"):
+        path = Path(reference) / name
+        if path.is_file():
+            return {s: r["folder"] for s, r in json.loads(path.read_text(encoding="utf-8"))["stages"].items()}
+    run = only(reference, outputs)
+    stage = run.config["stage"]["name"]
+    if stage != "decoder":
+        raise Problems([Problem("run", reference, f"is a run of stage {stage}; sampling starts from a decoder")])
+    return {"decoder": str(run.folder)}
