@@ -32,9 +32,9 @@ def test_missing_files_come_from_the_first_place_that_has_them_and_the_place_is_
 
 def test_a_complete_folder_is_left_alone(tiny_fashion, published, tmp_path, capsys):
     folder = filled(published, tmp_path / "data")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.gz")}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     tiny_fashion(str(folder)).prepare_data()
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.gz")} == before
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before  # not even a lock
     assert capsys.readouterr().err == ""
 
 
@@ -140,3 +140,32 @@ def test_padding_cannot_shrink_and_bilinear_can(tiny_fashion, tmp_path):
     assert (
         abs(images.double().mean() - whole.double().mean()) < 2
     )  # an average of the pixels, not a selection
+
+
+def test_a_download_is_verified_and_taken(tiny_fashion, published, tmp_path, capsys):
+    tiny_fashion.places = (Download(published[0].as_uri()),)
+    assert len(tiny_fashion(str(tmp_path / "data")).split("train")) == 50
+    assert f"4 file(s) from {published[0].as_uri()}, verified" in capsys.readouterr().err
+
+
+def test_a_debian_package_is_downloaded_with_private_lists_and_unpacked(
+    tiny_fashion, published, tmp_path, capsys, monkeypatch
+):
+    # stand-ins for the two programs: apt-get makes a file, dpkg copies; what they were asked is written down
+    for name, script in {
+        "apt-get": 'case "$*" in *download*) touch data_1.0_all.deb;; esac',
+        "dpkg": f'mkdir -p "$3/usr/share/x"; cp {published[0]}/* "$3/usr/share/x"',
+    }.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/asked\n{script}\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    tiny_fashion.places = (DebianPackage("data", "usr/share/x"),)
+    assert len(tiny_fashion(str(tmp_path / "data")).split("train")) == 50
+    assert "4 file(s) from Debian package data, verified" in capsys.readouterr().err
+    update, download, unpack = (tmp_path / "asked").read_text().splitlines()
+    assert update.endswith(" update")
+    assert download.endswith(" download data")
+    assert all("Dir::State=/" in line and "Dir::Cache=/" in line for line in (update, download))
+    assert unpack.startswith("dpkg -x ")

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,13 +49,15 @@ def complete(
 
     Files that are already there and good are not touched; what is written is verified first, and written
     atomically. `command` is what the error tells the user to run. Raises DataUnavailable. Quiet where there
-    is nothing to do.
+    is nothing to do, and then the folder may be read-only.
     """
+    if not _problems(files, folder):
+        return
     with locked(folder):
-        wanted = {name: problem for name, file in files.items() if (problem := _problem(file, folder / name))}
+        wanted = _problems(files, folder)  # again: whoever held the lock may have filled the folder
         if wanted:
             say(f"{title}: {'; '.join(wanted.values())}")
-        failures = []
+        failures: list[str] = []
         for place in places:
             if not wanted:
                 return
@@ -67,12 +70,12 @@ def complete(
                     failures.append(f"{place}: {reason}")
                     say(f"{title}: not there ({reason})")
                     continue
-                here = {name: _problem(files[name], source / name) for name in wanted}
-                failures.extend(f"{place}: {problem}" for problem in here.values() if problem)
-                good = [name for name, problem in here.items() if not problem]
+                bad = _problems({name: files[name] for name in wanted}, source)
+                good = wanted.keys() - bad.keys()
                 for name in good:
                     _copy(source / name, folder / name)
-                    del wanted[name]
+            failures += [f"{place}: {problem}" for problem in bad.values()]
+            wanted = {name: problem for name, problem in wanted.items() if name in bad}
             if good:
                 seconds = time.monotonic() - started
                 say(f"{title}: {len(good)} file(s) from {place}, verified, into {folder} ({seconds:.1f} s)")
@@ -123,7 +126,8 @@ class Download:
                         file.write(block)
                         if time.monotonic() > deadline:
                             raise TimeoutError(f"not finished after {self.limit:.0f} s")
-            except OSError as error:  # URLError and time-outs are OSErrors
+                    say(f"  {name}: {file.tell() / 1e6:.1f} MB")
+            except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
                 raise PlaceUnavailable(f"{name}: {error}") from error
         return workspace
 
@@ -190,14 +194,17 @@ class DebianPackage:
             raise PlaceUnavailable(str(error)) from error
 
 
-def _problem(file: CheckedFile, path: Path) -> str | None:
-    try:
-        file.read(path)
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except (DamagedFile, OSError) as error:
-        return str(error)
-    return None
+def _problems(files: Mapping[str, CheckedFile], folder: Path) -> dict[str, str]:
+    """What is wrong with which of the files in a folder."""
+    problems = {}
+    for name, file in files.items():
+        try:
+            file.read(folder / name)
+        except FileNotFoundError:
+            problems[name] = f"{name} is missing"
+        except (DamagedFile, OSError) as error:
+            problems[name] = str(error)
+    return problems
 
 
 def _copy(source: Path, target: Path) -> None:
