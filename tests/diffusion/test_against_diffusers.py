@@ -1,4 +1,4 @@
-"""diffusers as an oracle: the same tables, and the same states at every step of the same grid."""
+"""diffusers, and DDPM's own formulas, as oracles: the same tables, and the same state after every step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from unclip.diffusion import (
     Discrete,
+    Grid,
     cosine_betas,
     ddim,
     ddpm,
@@ -126,3 +127,19 @@ def test_grids(spacing, steps):
     assert (
         make_grid(Discrete(linear_betas(1000)), steps, spacing).t[:-1].tolist() == oracle.timesteps.tolist()
     )
+
+
+def test_one_ddpm_step_is_the_posterior_of_the_paper():
+    """Ho et al. 2020, eq. 6 and 7, in the paper's own symbols."""
+    betas = linear_betas(1000)
+    table = Discrete(betas)
+    t = 500
+    alpha_bar, alpha_bar_before, beta = table.alpha_bar[t], table.alpha_bar[t - 1], betas[t]
+    levels = torch.tensor([t, t - 1], dtype=torch.float64)
+    grid = Grid(levels, *table(levels))
+    x, x0, z = torch.tensor([[0.3]]).double(), torch.tensor([[-0.8]]).double(), torch.tensor([[1.7]]).double()
+    mean = alpha_bar_before.sqrt() * beta / (1 - alpha_bar) * x0
+    mean = mean + (1 - beta).sqrt() * (1 - alpha_bar_before) / (1 - alpha_bar) * x
+    variance = (1 - alpha_bar_before) / (1 - alpha_bar) * beta
+    got = ddpm(lambda x, t, cond: x0, x, grid, noise=lambda x: z)
+    torch.testing.assert_close(got, mean + variance.sqrt() * z, rtol=1e-9, atol=0)
