@@ -1,4 +1,5 @@
-"""Text -> pictures: CLIP, prior and decoder as one trained model. The prior is sampled once a picture, then the decoder.
+"""Text -> pictures: CLIP, prior and decoder as one trained model. The prior is sampled once a picture, then
+the decoder.
 
 It knows nothing of files and runs; unclip.runs.trained loads one.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unclip.data.embeddings import image_embeddings, text_features
+from unclip.data.embeddings import image_features, text_features
 from unclip.data.images import to_uint8
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.diffusion.sample import Callback
@@ -27,7 +28,8 @@ Progress = Callable[[int], object]  # called with the number of pictures that ar
 class UnCLIP:
     """The three stages of one model, in eval mode on one device.
 
-    sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None likewise.
+    sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None
+    likewise.
     """
 
     clip: CLIP
@@ -78,8 +80,9 @@ class UnCLIP:
     def reconstruct(
         self, images: Tensor, prompts: Sequence[str], seed: int = 0, progress: Progress = lambda done: None
     ) -> Tensor:
-        """Image -> CLIP embedding -> image, uint8 (n,C,H,W) both; a decoder that sees captions gets `prompts`, one each."""
-        embeddings = image_embeddings(self.clip, images).to(self.device)
+        """Image -> CLIP embedding -> image, uint8 (n,C,H,W) both; a decoder that sees captions gets
+        `prompts`, one each."""
+        embeddings = image_features(self.clip, images)["image"].to(self.device)
         distinct = list(dict.fromkeys(prompts))
         features, which = self.text(distinct), torch.tensor([distinct.index(p) for p in prompts])
 

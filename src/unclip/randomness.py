@@ -1,5 +1,5 @@
-"""Randomness that belongs to samples, not to processes: keyed by seed and index, so that neither the number of devices
-nor the batch size nor an interruption changes what is drawn."""
+"""Randomness that belongs to samples, not to processes: keyed by seed and index, so that neither the number
+of devices nor the batch size nor an interruption changes what is drawn."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def key(seed: int, *parts: object) -> int:
 
 
 class KeyedNoise:
-    """Gaussian noise for a batch of samples, each from its own CPU generator keyed by (seed, index of the sample).
+    """Gaussian noise for a batch of samples, each from its own CPU generator keyed by (seed, index of the
+    sample).
 
-    Called with x (B, *S) it gives noise like x, row i being the next draw of sample `indices[i]`: what samplers take as
-    `noise`. Any slice of the samples, in any batches on any devices, gets the same noise.
+    Called with x (B, *S) it gives noise like x, row i being the next draw of sample `indices[i]`: what
+    samplers take as `noise`. Any slice of the samples, in any batches on any devices, gets the same noise.
     """
 
     def __init__(self, seed: int, indices: Sequence[int] | Tensor):
@@ -47,7 +48,9 @@ class BatchNoise:
     So the ranks together draw what one process would, and no two ranks draw the same.
     """
 
-    def __init__(self, seed: int, rows: int, rank: int = 0, ranks: int = 1, device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int, rows: int, rank: int = 0, ranks: int = 1, device: torch.device | str = "cpu"
+    ):
         self.generator = torch.Generator(device).manual_seed(seed)
         self.total, self.part = rows * ranks, slice(rows * rank, rows * (rank + 1))
 

@@ -1,4 +1,5 @@
-"""How a trained denoiser is sampled: which sampler, on how many steps, with how much guidance. No formula of its own."""
+"""How a trained denoiser is sampled: which sampler, on how many steps, with how much guidance. No formula
+of its own."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from unclip.nets.conditions import null
 class Sampler:
     """What conf/sampler/ targets.
 
-    function: a sampler of unclip.diffusion.sample with its own options bound. guidance: s in u + s (c - u), 1 is off.
-    clip: x0_hat is clipped to [-clip, clip], after guidance; None for embeddings and for no clipping.
+    function: a sampler of unclip.diffusion.sample with its own options bound. guidance: s in u + s (c - u),
+    1 is off. clip: x0_hat is clipped to [-clip, clip], after guidance; None for embeddings and for no
+    clipping.
     """
 
     function: Callable[..., Tensor]
@@ -38,7 +40,8 @@ class Sampler:
         noise: Noise,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then a step."""
+        """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then
+        a step."""
         grid = make_grid(denoiser.schedule, self.steps, self.spacing)
         denoise: Denoise = guided(denoiser, self.guidance, null(cond))
         if self.clip is not None:

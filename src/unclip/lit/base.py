@@ -58,8 +58,8 @@ class Stage(lightning.LightningModule):
 class DiffusionStage(Stage):
     """A stage whose net is a denoiser, trained on x0 (B, *S) under a condition of cached CLIP embeddings.
 
-    time: what the net receives, t (on the scale of 1,000 steps) or log_snr. A subclass says what x0 and the condition of
-    a batch are: `example`.
+    time: what the net receives, t (on the scale of 1,000 steps) or log_snr. A subclass says what x0 and the
+    condition of a batch are: `example`.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class DiffusionStage(Stage):
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """x0 (B, *S) and condition of a batch; `uniform() -> (B,)` decides what is dropped, None drops nothing."""
+        """x0 (B, *S) and condition of a batch; `uniform() -> (B,)` decides what is dropped, None drops
+        nothing."""
         raise NotImplementedError
 
     @property
@@ -103,7 +104,12 @@ class DiffusionStage(Stage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         noise = KeyedNoise(key(self.seed, "validation"), batch["index"])
-        self.log("val/loss", self._loss(batch, "validation", noise, None), sync_dist=True, batch_size=len(batch["index"]))
+        self.log(
+            "val/loss",
+            self._loss(batch, "validation", noise, None),
+            sync_dist=True,
+            batch_size=len(batch["index"]),
+        )
 
     def _loss(
         self, batch: Batch, split: Split, noise: BatchNoise | KeyedNoise, drop: Callable[[], Tensor] | None

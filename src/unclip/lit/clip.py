@@ -12,11 +12,14 @@ from unclip.data.tokenizer import ByteTokenizer
 from unclip.lit.base import Batch, Optim, Stage
 from unclip.nets.clip import CLIP
 
-Contrast = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # image (B,D), text (B,D), caption (B,), scale -> ()
+Contrast = Callable[
+    [Tensor, Tensor, Tensor, Tensor], Tensor
+]  # image (B,D), text (B,D), caption (B,), scale -> ()
 
 
 class ClipModule(Stage):
-    """A caption is encoded once a batch, however many images share it; on several ranks the loss sees the global batch."""
+    """A caption is encoded once a batch, however many images share it; on several ranks the loss sees the
+    global batch."""
 
     net: CLIP
 
@@ -37,7 +40,9 @@ class ClipModule(Stage):
         image = self.net.encode_image(to_float(batch["image"]))  # (B,D)
         present, which = torch.unique(batch["caption"], return_inverse=True)
         text = self.net.encode_text(self.token_ids[present]).embedding[which]  # (B,D)
-        loss = self.loss(self._global(image), self._global(text), self._global(batch["caption"]), self.net.logit_scale)
+        loss = self.loss(
+            self._global(image), self._global(text), self._global(batch["caption"]), self.net.logit_scale
+        )
         self.log("train/loss", loss)
         return loss
 

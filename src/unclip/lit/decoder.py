@@ -1,4 +1,5 @@
-"""Training and sampling the unCLIP decoder: CLIP image embedding (and caption) -> image (Ramesh et al. 2022, 2.1)."""
+"""Training and sampling the unCLIP decoder: CLIP image embedding (and caption) -> image (Ramesh et al.
+2022, 2.1)."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class DecoderModule(DiffusionStage):
     def condition(
         self, image: Tensor | None, text: Mapping[str, Tensor], uniform: Callable[[], Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """What the net is told, from image embeddings (B,D) and text features (as `Embeddings.captions` gives them)."""
+        """What the net is told, from image embeddings (B,D) and text features (as `Embeddings.captions`
+        gives them)."""
         cond = {}
         if self.net.uses_embedding:
             embedding = image if self.net.conditioning == "image_embedding" else text["text"]
@@ -70,7 +72,8 @@ class DecoderModule(DiffusionStage):
         sampler: Sampler | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Images (B,C,H,W) in [-1,1]. indices (B,): which samples these are; with the seed they fix the noise."""
+        """Images (B,C,H,W) in [-1,1]. indices (B,): which samples these are; with the seed they fix the
+        noise."""
         first = next(iter(cond.values()))
         size = self.net.image_size
         like = torch.empty(len(first), self.net.image_channels, size, size, device=first.device)

@@ -1,4 +1,5 @@
-"""Training and sampling the diffusion prior: caption -> CLIP image embedding (Ramesh et al. 2022, section 2.2)."""
+"""Training and sampling the diffusion prior: caption -> CLIP image embedding (Ramesh et al. 2022, section
+2.2)."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ Text = Mapping[str, Tensor]  # text (B,D), tokens (B,L,W), token_mask (B,L): as 
 class PriorModule(DiffusionStage):
     """x0 is the scaled CLIP image embedding (B,D); captions are dropped whole with probability `drop_text`.
 
-    embedding_scale: unit (unit norm x sqrt(D)), paper (x 17.2), whiten, none; fixed before training, kept with the
-    weights. rerank: candidates an embedding, of which the one nearest to the text embedding is kept.
+    embedding_scale: unit (unit norm x sqrt(D)), paper (x 17.2), whiten, none; fixed before training, kept
+    with the weights. rerank: candidates an embedding, of which the one nearest to the text embedding is kept.
     """
 
     net: PriorTransformer
@@ -53,12 +54,17 @@ class PriorModule(DiffusionStage):
 
     @torch.no_grad()
     def sample(
-        self, text: Text, indices: Tensor, seed: int, sampler: Sampler | None = None, rerank: int | None = None
+        self,
+        text: Text,
+        indices: Tensor,
+        seed: int,
+        sampler: Sampler | None = None,
+        rerank: int | None = None,
     ) -> Tensor:
         """CLIP image embeddings (B,D) of unit norm, by the whole reverse process from noise.
 
-        indices (B,): which samples these are; with the seed they fix the noise. Of `rerank` candidates the one with the
-        larger dot product with the text embedding is kept.
+        indices (B,): which samples these are; with the seed they fix the noise. Of `rerank` candidates the
+        one with the larger dot product with the text embedding is kept.
         """
         k = rerank or self.rerank
         cond = {name: repeat(x, "b ... -> (k b) ...", k=k) for name, x in _cond(text).items()}
@@ -81,7 +87,9 @@ class _Candidates:
         self.noises = noises
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.cat([noise(part) for noise, part in zip(self.noises, x.chunk(len(self.noises)), strict=True)])
+        return torch.cat(
+            [noise(part) for noise, part in zip(self.noises, x.chunk(len(self.noises)), strict=True)]
+        )
 
 
 def _cond(text: Text) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class TextFeatures(NamedTuple):
 class CLIP(nn.Module):
     """Two transformers, one embedding space, a learned temperature.
 
-    `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (section 2.5 of the paper).
+    `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (paper, 2.5).
     """
 
     @bounded
@@ -51,8 +51,12 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         require_heads(width, heads)
-        self.image = ImageTower(image_size, image_channels, embedding_dim, patch, width, image_layers, heads, mlp_ratio, dropout)
-        self.text = TextTower(vocabulary, context_length, embedding_dim, width, text_layers, heads, mlp_ratio, dropout)
+        self.image = ImageTower(
+            image_size, image_channels, embedding_dim, patch, width, image_layers, heads, mlp_ratio, dropout
+        )
+        self.text = TextTower(
+            vocabulary, context_length, embedding_dim, width, text_layers, heads, mlp_ratio, dropout
+        )
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.embedding_dim, self.token_width, self.context_length = embedding_dim, width, context_length
 
@@ -87,7 +91,9 @@ class ImageTower(nn.Module):
         super().__init__()
         if image_size % patch:
             possible = [p for p in range(1, image_size + 1) if image_size % p == 0]
-            raise ValueError(f"patch = {patch} does not divide the image size {image_size}; possible: {possible}")
+            raise ValueError(
+                f"patch = {patch} does not divide the image size {image_size}; possible: {possible}"
+            )
         patches = (image_size // patch) ** 2
         self.to_patches = nn.Conv2d(image_channels, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.randn(width) * 0.02)
@@ -129,7 +135,8 @@ class TextTower(nn.Module):
             raise ValueError(f"captions have {ids.shape[1]} tokens, but this text tower reads {length}")
         mask = ids != PADDING  # (B,L)
         # Padding comes last, so the causal mask alone hides it from every real token.
-        tokens = self.transformer(self.embed(ids) + self.positions, causal_mask(length, ids.device))  # (B,L,W)
+        x = self.embed(ids) + self.positions  # (B,L,W)
+        tokens = self.transformer(x, causal_mask(length, ids.device))  # (B,L,W)
         last = mask.sum(1).clamp(min=1) - 1  # (B,)
         at_end = tokens[torch.arange(len(ids), device=ids.device), last]  # (B,W)
         return TextFeatures(F.normalize(self.to_embedding(at_end), dim=-1), tokens, mask)

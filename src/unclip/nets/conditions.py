@@ -1,6 +1,7 @@
 """How a condition is dropped: the `keep_*` flags of a condition's mapping, and the learned stand-ins.
 
-A condition is a mapping of tensors whose first axis is the batch; `keep_x` (B,) bool says whether x may be seen.
+A condition is a mapping of tensors whose first axis is the batch; `keep_x` (B,) bool says whether x may be
+seen.
 """
 
 from __future__ import annotations
@@ -39,4 +40,5 @@ class NullTokens(nn.Module):
         """tokens (B,L,W), mask (B,L), keep (B,) -> tokens (B,L,W), mask (B,L)."""
         keep = rearrange(keep, "b -> b 1")
         first = torch.arange(mask.shape[1], device=mask.device) == 0  # (L,)
-        return torch.where(keep.unsqueeze(-1), tokens, self.token.to(tokens.dtype)), torch.where(keep, mask, first)
+        tokens = torch.where(keep.unsqueeze(-1), tokens, self.token.to(tokens.dtype))
+        return tokens, torch.where(keep, mask, first)

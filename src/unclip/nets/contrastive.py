@@ -1,7 +1,7 @@
 """Losses that bring images and their captions together: InfoNCE, its form with several positives, SigLIP.
 
-Each is f(image (B,D), text (B,D), caption (B,), logit_scale) -> scalar; embeddings have unit norm, `caption` numbers
-the distinct captions, row i of image and text belong together.
+Each is f(image (B,D), text (B,D), caption (B,), logit_scale) -> scalar; embeddings have unit norm, `caption`
+numbers the distinct captions, row i of image and text belong together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 
 def infonce(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE (CLIP, Radford et al. 2021, fig. 3): every other row is a negative, same caption or not."""
+    """Symmetric InfoNCE (CLIP, Radford et al. 2021, fig. 3): every other row is a negative, same caption or
+    not."""
     logits = logit_scale * image @ text.T  # (B,B)
     own = torch.arange(len(image), device=image.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -21,11 +22,12 @@ def infonce(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Tensor) -
 def multi_positive(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Tensor) -> Tensor:
     """InfoNCE in which all pairs of one caption are positives, each caption counted once in the batch.
 
-    Both directions are the divergence of the softmax from the uniform distribution over the positives (SupCon's L_out,
-    Khosla et al. 2020, eq. 2, up to a constant): 0 when the batch is perfectly sorted, however often a caption repeats.
+    Both directions are the divergence of the softmax from the uniform distribution over the positives
+    (L_out of SupCon, Khosla et al. 2020, eq. 2, up to a constant): 0 when the batch is perfectly sorted.
     """
     distinct, position = torch.unique(caption, return_inverse=True)  # (U,), (B,)
-    one_each = torch.empty_like(distinct).scatter_(0, position, torch.arange(len(caption), device=caption.device))
+    rows = torch.arange(len(caption), device=caption.device)
+    one_each = torch.empty_like(distinct).scatter_(0, position, rows)  # (U,): a row that has the caption
     logits = logit_scale * image @ text[one_each].T  # (B,U)
     positive = F.one_hot(position, len(distinct)).to(logits.dtype)  # (B,U)
     share = positive / positive.sum(0)  # (B,U): each caption's positives weigh 1 together
@@ -35,7 +37,7 @@ def multi_positive(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Te
 
 
 def siglip(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Tensor, bias: float = -10.0) -> Tensor:
-    """Each pair judged alone by a sigmoid (SigLIP, Zhai et al. 2023, eq. 1); pairs of one caption are positives."""
+    """Each pair judged alone by a sigmoid (Zhai et al. 2023, eq. 1); pairs of one caption are positives."""
     logits = logit_scale * image @ text.T + bias  # (B,B)
     same = caption.unsqueeze(0) == caption.unsqueeze(1)  # (B,B)
     sign = torch.where(same, 1.0, -1.0).to(logits.dtype)

@@ -22,10 +22,11 @@ from unclip.nets.unet import UNet
 class DecoderNet(nn.Module):
     """U-Net conditioned as in unCLIP, section 2.1.
 
-    The embedding is projected and added to the time embedding, and projected into `image_tokens` extra tokens that the
-    attention blocks see after the caption's own encoded tokens.  Conditions: embedding (B,D) of unit norm and
-    keep_embedding (B,) bool, unless conditioning is caption_only; tokens (B,L,token_width), token_mask (B,L) bool and
-    keep_tokens (B,) bool, if caption_layers > 0.  `conditioning` says which embedding the net is trained on.
+    The embedding is projected and added to the time embedding, and projected into `image_tokens` extra
+    tokens that the attention blocks see after the caption's own encoded tokens.  Conditions: embedding
+    (B,D) of unit norm and keep_embedding (B,) bool, unless conditioning is caption_only; tokens
+    (B,L,token_width), token_mask (B,L) bool and keep_tokens (B,) bool, if caption_layers > 0.
+    `conditioning` says which embedding the net is trained on.
     """
 
     @bounded
@@ -51,13 +52,19 @@ class DecoderNet(nn.Module):
     ):
         super().__init__()
         if conditioning == "caption_only" and caption_layers == 0:
-            raise ValueError("conditioning = 'caption_only' needs the caption: caption_layers = 0 leaves it out")
+            raise ValueError(
+                "conditioning = 'caption_only' needs the caption: caption_layers = 0 leaves it out"
+            )
         self.conditioning, self.image_size, self.image_channels = conditioning, image_size, image_channels
         self.time = TimeEmbedding(cond_width)
         self.embedding = (
-            None if conditioning == "caption_only" else EmbeddingCondition(embedding_dim, cond_width, image_tokens)
+            None
+            if conditioning == "caption_only"
+            else EmbeddingCondition(embedding_dim, cond_width, image_tokens)
         )
-        self.caption = CaptionEncoder(token_width, cond_width, caption_layers, heads) if caption_layers else None
+        self.caption = (
+            CaptionEncoder(token_width, cond_width, caption_layers, heads) if caption_layers else None
+        )
         self.unet = UNet(
             image_size,
             image_channels,
@@ -85,7 +92,9 @@ class DecoderNet(nn.Module):
         """x_t (B,C,Y,X), t (B,) -> (B,C,Y,X)."""
         vector, tokens, masks = self.time(t), [], []  # (B,E)
         if self.caption is not None:
-            caption, mask = self.caption(cond["tokens"], cond["token_mask"], cond["keep_tokens"])  # (B,L,E), (B,L)
+            caption, mask = self.caption(
+                cond["tokens"], cond["token_mask"], cond["keep_tokens"]
+            )  # (B,L,E), (B,L)
             tokens.append(caption)
             masks.append(mask)
         if self.embedding is not None:
@@ -99,7 +108,7 @@ class DecoderNet(nn.Module):
 
 
 class EmbeddingCondition(nn.Module):
-    """A CLIP embedding (B,D) as an addition to the time embedding (B,E) and as tokens (B,M,E), both from what is kept."""
+    """A CLIP embedding (B,D) as an addition to the time embedding (B,E) and as tokens (B,M,E)."""
 
     def __init__(self, embedding_dim: int, cond_width: int, tokens: int):
         super().__init__()
@@ -110,7 +119,9 @@ class EmbeddingCondition(nn.Module):
 
     def forward(self, embedding: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.null(embedding * self.scale, keep)  # (B,D), entries of unit size
-        return self.to_vector(embedding), rearrange(self.to_tokens(embedding), "b (m e) -> b m e", m=self.tokens)
+        return self.to_vector(embedding), rearrange(
+            self.to_tokens(embedding), "b (m e) -> b m e", m=self.tokens
+        )
 
 
 class CaptionEncoder(nn.Module):

@@ -1,6 +1,7 @@
 """Parts that more than one network is made of: time features, attention, the transformer block.
 
-Nothing here knows what is generated or how it is trained.  B batch, N tokens, M context tokens, W width, H heads.
+Nothing here knows what is generated or how it is trained.  B batch, N tokens, M context tokens, W width, H
+heads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 
 def time_features(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of t (B,) at geometrically spaced frequencies: (B, width) (Vaswani et al. 2017, 3.5)."""
+    """Sines and cosines of t (B,) at geometrically spaced frequencies, (B, width) (Vaswani et al. 2017)."""
     half = width // 2
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)  # (width/2,)
     angles = t.float().unsqueeze(-1) * frequencies  # (B, width/2)
@@ -37,7 +38,7 @@ class TimeEmbedding(nn.Sequential):
 class Attention(nn.Module):
     """Multi-head self-attention whose keys and values may be joined by context tokens of another width.
 
-    The context enters as in GLIDE and DALL-E 2: own key and value projections, put before the keys and values of x.
+    The context enters as in GLIDE and DALL-E 2: by its own key and value projections, before those of x.
     """
 
     def __init__(self, width: int, heads: int, context_width: int | None = None, dropout: float = 0.0):
@@ -45,40 +46,46 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.context_key_value = None if context_width is None else nn.Linear(context_width, 2 * width, bias=False)
+        self.context_key_value = (
+            None if context_width is None else nn.Linear(context_width, 2 * width, bias=False)
+        )
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None, context_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B,N,W); mask, broadcastable to (B,1,N,N), and context_mask (B,M) are True where one may look."""
+        """x (B,N,W), context (B,M,context_width) -> (B,N,W).
+
+        mask, broadcastable to (B,1,N,N), and context_mask (B,M) are True where one may look.
+        """
         query, key, value = self._split(self.query_key_value(x), 3)  # (B,H,N,W/H) each
         if context is not None:
             if self.context_key_value is None:
-                raise ValueError("This attention was built without context_width, but was given context tokens.")
-            context_key, context_value = self._split(self.context_key_value(context), 2)  # (B,H,M,W/H) each
-            key, value = torch.cat([context_key, key], 2), torch.cat([context_value, value], 2)  # (B,H,M+N,W/H)
+                raise ValueError("this attention was built without context_width, but given context tokens")
+            context_key, context_value = self._split(self.context_key_value(context), 2)  # (B,H,M,W/H)
+            key = torch.cat([context_key, key], dim=2)  # (B,H,M+N,W/H)
+            value = torch.cat([context_value, value], dim=2)  # (B,H,M+N,W/H)
             mask = _joined_mask(mask, context_mask, x.shape[1], context.shape[1])
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)  # (B,H,N,W/H)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout
+        )  # (B,H,N,W/H)
         return self.out(rearrange(y, "b h n w -> b n (h w)"))  # (B,N,W)
 
     def _split(self, joined: Tensor, parts: int) -> list[Tensor]:
         return list(rearrange(joined, "b n (parts h w) -> parts b h n w", parts=parts, h=self.heads))
 
 
-def _joined_mask(mask: Tensor | None, context_mask: Tensor | None, tokens: int, context_tokens: int) -> Tensor | None:
-    """The mask over [context, own tokens]: (B,1,1 or N,M+N), or None where everything may be seen."""
-    if context_mask is None and mask is None:
-        return None
+def _joined_mask(mask: Tensor | None, context_mask: Tensor | None, n: int, m: int) -> Tensor | None:
+    """The mask over m context tokens and n own ones, (B,1,1 or N,M+N), or None where all may be seen."""
     if context_mask is None:
-        assert mask is not None
-        return F.pad(mask, (context_tokens, 0), value=True)
-    context_mask = rearrange(context_mask, "b m -> b 1 1 m")
-    if mask is None:
-        return F.pad(context_mask, (0, tokens), value=True)
-    rows = (max(mask.shape[0], context_mask.shape[0]), 1, mask.shape[2], -1)
-    return torch.cat([context_mask.expand(rows), mask.expand(rows)], dim=-1)
+        return None if mask is None else F.pad(mask, (m, 0), value=True)
+    seen = F.pad(rearrange(context_mask, "b m -> b 1 1 m"), (0, n), value=True)  # (B,1,1,M+N)
+    return seen if mask is None else seen & F.pad(mask, (m, 0), value=True)
 
 
 class TransformerBlock(nn.Module):
@@ -89,7 +96,9 @@ class TransformerBlock(nn.Module):
         hidden = int(width * mlp_ratio)
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

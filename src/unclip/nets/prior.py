@@ -1,6 +1,7 @@
-"""The prior's network: from a caption and a noised CLIP image embedding to the clean one (Ramesh et al. 2022, 2.2).
+"""The prior's network: a caption and a noised CLIP image embedding in, the clean one out (Ramesh et al.
+2022).
 
-A transformer over five kinds of tokens; noise levels and objectives are the caller's.  B batch, L tokens, D embedding.
+Noise levels and objectives are the caller's.  B batch, L caption tokens, D embedding, W width.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ EXTRA_TOKENS = 4  # text embedding, time, noised image embedding, query
 class PriorTransformer(nn.Module):
     """A causal transformer over [caption tokens, text embedding, time, noised image embedding, query].
 
-    The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions: text_embedding
-    (B,D) of unit norm, tokens (B,L,token_width), token_mask (B,L) bool, keep_text (B,) bool.  `scaling` is the map from
-    unit embeddings to the space the diffusion runs in; it travels with the weights and forward() does not use it.
+    The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions:
+    text_embedding (B,D) of unit norm, tokens (B,L,token_width), token_mask (B,L) bool, keep_text (B,) bool.
+    `scaling` maps unit embeddings to the space the diffusion runs in; it travels with the weights, and
+    forward() does not use it.
     """
 
     @bounded
@@ -59,8 +61,11 @@ class PriorTransformer(nn.Module):
         keep = cond["keep_text"]
         tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
         text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
-        singles = [self.from_text(text), self.time(t), self.from_image(z_t), self.query.expand(len(z_t), -1)]
-        x = torch.cat([self.from_tokens(tokens), torch.stack(singles, dim=1)], dim=1) + self.positions  # (B,L+4,W)
+        query = self.query.expand(len(z_t), -1)  # (B,W)
+        extra = torch.stack(
+            [self.from_text(text), self.time(t), self.from_image(z_t), query], dim=1
+        )  # (B,4,W)
+        x = torch.cat([self.from_tokens(tokens), extra], dim=1) + self.positions  # (B,L+4,W)
         y = self.transformer(x, self._mask(mask))  # (B,L+4,W)
         return self.to_image(y[:, -1])  # (B,D)
 

@@ -12,7 +12,7 @@ PAPER_SCALE = 17.2  # DALL-E 2's released prior multiplies unit embeddings by th
 
 
 class EmbeddingScaling(nn.Module):
-    """z = (e - mean) @ forward_matrix, a fixed affine map; starts as e * sqrt(D), so that entries have unit size."""
+    """z = (e - mean) @ matrix, a fixed affine map; at first e * sqrt(D), so that entries have unit size."""
 
     mean: Tensor
     matrix: Tensor
@@ -32,8 +32,8 @@ class EmbeddingScaling(nn.Module):
 
     @torch.no_grad()
     def set(self, kind: str | float, embeddings: Tensor) -> None:
-        """kind: "unit" (x sqrt(D)), "paper" (x 17.2), "whiten" (zero mean, unit covariance over `embeddings` (N,D)),
-        "none", or a number to multiply by."""
+        """kind: unit (x sqrt(D)), paper (x 17.2), none, a number to multiply by, or whiten (zero mean and
+        unit covariance over `embeddings` (N,D))."""
         dim = len(self.mean)
         if kind == "whiten":
             self._whiten(embeddings)
@@ -41,16 +41,17 @@ class EmbeddingScaling(nn.Module):
         factors = {"unit": dim**0.5, "paper": PAPER_SCALE, "none": 1.0}
         factor = kind if isinstance(kind, int | float) else factors.get(kind)
         if factor is None or not factor > 0:
-            raise ValueError(f"embedding_scale = {kind!r}; possible: unit, paper, whiten, none or a number above 0")
+            raise ValueError(
+                f"embedding_scale = {kind!r}; possible: unit, paper, whiten, none or a number above 0"
+            )
         self.mean.zero_()
         self.matrix.copy_(torch.eye(dim) * factor)
         self.inverse_matrix.copy_(torch.eye(dim) / factor)
 
     def _whiten(self, embeddings: Tensor) -> None:
-        x = embeddings.double()
-        mean = x.mean(0)
-        values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))  # ascending (D,), columns (D,D)
-        # Directions in which the embeddings hardly vary would be blown up to pure noise: a floor on the spread.
+        mean = embeddings.double().mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(embeddings.double().T))  # (D,) ascending, columns (D,D)
+        # Directions in which embeddings hardly vary would be blown up to pure noise: a floor on the spread.
         spread = values.clamp(min=1e-4 * values.max().item()).sqrt()  # (D,)
         self.mean.copy_(mean)
         self.matrix.copy_((vectors / spread) @ vectors.T)

@@ -21,9 +21,9 @@ from unclip.nets.layers import Attention, require_heads, zeroed
 class UNet(nn.Module):
     """Residual blocks on ever coarser grids and back, each block's output passed across (Ho et al. 2020).
 
-    A level has `blocks` residual blocks on each way and then, if its number is in `attention` (0 = finest), attention
-    once; a convolution takes it to the next level's grid and width.  `unshuffle` folds squares of pixels into channels
-    first, so that the whole net works at 1/unshuffle of the resolution.
+    A level has `blocks` residual blocks on each way and then, if its number is in `attention` (0 = finest),
+    attention once; a convolution takes it to the next level's grid and width.  `unshuffle` folds squares of
+    pixels into channels first, so that the whole net works at 1/unshuffle of the resolution.
     """
 
     @bounded
@@ -46,10 +46,9 @@ class UNet(nn.Module):
         widths = [channels * m for m in multipliers]
         check_shape(image_size, unshuffle, widths, attention, middle_attention, heads, groups)
 
-        def level(block_widths: list[tuple[int, int]], attend: bool, resample: nn.Module | None = None) -> Level:
-            last = block_widths[-1][1]
-            residual = [ResidualBlock(c_in, c_out, cond_width, groups, dropout) for c_in, c_out in block_widths]
-            return Level(residual, ImageAttention(last, heads, cond_width, groups) if attend else None, resample)
+        def level(c_in: int, c: int, n: int, attend: bool, resample: nn.Module | None = None) -> Level:
+            residual = [ResidualBlock(c_in, c, cond_width, groups, dropout) for _ in range(n)]
+            return Level(residual, ImageAttention(c, heads, cond_width, groups) if attend else None, resample)
 
         folded = image_channels * unshuffle**2
         self.unshuffle = unshuffle
@@ -57,17 +56,19 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, w in enumerate(widths):
             coarser = Downsample(w, widths[i + 1]) if i + 1 < len(widths) else None
-            self.down.append(level([(w, w)] * blocks, i in attention, coarser))
-        self.middle = nn.ModuleList([level([(w, w)], middle_attention), level([(w, w)], False)])
+            self.down.append(level(w, w, blocks, i in attention, coarser))
+        self.middle = nn.ModuleList([level(w, w, 1, middle_attention), level(w, w, 1, False)])
         for i, w in reversed(list(enumerate(widths))):
             finer = Upsample(w, widths[i - 1]) if i > 0 else None
-            self.up.append(level([(2 * w, w)] * blocks, i in attention, finer))
-        self.last = nn.Sequential(nn.GroupNorm(groups, w), nn.SiLU(), zeroed(nn.Conv2d(w, folded, 3, padding=1)))
+            self.up.append(level(2 * w, w, blocks, i in attention, finer))
+        to_pixels = zeroed(nn.Conv2d(channels * multipliers[0], folded, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), to_pixels)
 
     def forward(
         self, x: Tensor, vector: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None
     ) -> Tensor:
-        """x (B,C,Y,X), vector (B,E), tokens (B,M,E), token_mask (B,M), True where a token may be seen -> (B,C,Y,X)."""
+        """x (B,C,Y,X), vector (B,E), tokens (B,M,E), token_mask (B,M) True where one may look ->
+        (B,C,Y,X)."""
         if self.unshuffle > 1:
             x = F.pixel_unshuffle(x, self.unshuffle)
         h = self.first(x.contiguous(memory_format=torch.channels_last))
@@ -86,8 +87,8 @@ class UNet(nn.Module):
 class Level(nn.Module):
     """Residual blocks, then attention, then a change of resolution; the latter two are optional.
 
-    On the way down each block's output is appended to `store`; on the way up the last one left in `fetch` joins each
-    block's input.
+    On the way down each block's output is appended to `store`; on the way up the last one left in `fetch`
+    joins each block's input.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], attention: nn.Module | None, resample: nn.Module | None):
@@ -115,7 +116,7 @@ class Level(nn.Module):
 class ResidualBlock(nn.Module):
     """Two normalised convolutions around a scale and shift by the conditioning vector, added to the input.
 
-    The second convolution starts at zero, and so do scale and shift: a fresh block passes its input on unchanged
+    The second convolution starts at zero, and so do scale and shift: a fresh block passes its input on
     (through a 1x1 convolution where the number of channels changes).
     """
 
@@ -136,7 +137,7 @@ class ResidualBlock(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """Every pixel attends to all pixels and to the condition's tokens; the result is added, from zero at the start."""
+    """Every pixel attends to all pixels and to the condition's tokens; what is added starts at zero."""
 
     def __init__(self, channels: int, heads: int, cond_width: int, groups: int):
         super().__init__()
@@ -183,13 +184,14 @@ def check_shape(
     if not widths or image_size % factor:
         near = sorted({max(1, image_size // factor) * factor, -(-image_size // factor) * factor})
         raise ValueError(
-            f"image size {image_size} cannot be folded by unshuffle = {unshuffle} and then halved {halvings} times "
-            f"({len(widths)} multipliers): it must be a multiple of {factor}, such as {' or '.join(map(str, near))}"
+            f"image size {image_size} cannot be folded by unshuffle = {unshuffle} and then halved {halvings} "
+            f"times ({len(widths)} multipliers): it must be a multiple of {factor}, such as "
+            + " or ".join(map(str, near))
         )
     for width in widths:
         if width < 1 or width % groups:
-            raise ValueError(f"groups = {groups} does not divide the {width} channels of a level; widths are {widths}")
+            raise ValueError(f"groups = {groups} does not divide the {width} channels of a level ({widths})")
     if outside := [level for level in attention if not 0 <= level < len(widths)]:
-        raise ValueError(f"attention names the levels {outside}; there are the levels {list(range(len(widths)))}")
+        raise ValueError(f"attention names the levels {outside}; possible: {list(range(len(widths)))}")
     for width in [widths[level] for level in attention] + [widths[-1]] * middle_attention:
         require_heads(width, heads)
