@@ -32,7 +32,7 @@ def main(folder: str) -> int:
     samples.write(drawn, trained, sampling["seed"], out)
     if sampling["denoising"]:
         samples.write_denoising(trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png")
-    same = all(sampling[k] == evaluating[k] for k in ("seed", "sampler", "guidance", "rerank"))
+    same = all(sampling.get(k) == evaluating.get(k) for k in ("seed", "sampler", "guidance", "rerank"))
     judged = trained if same else load({**evaluating, "run": str(out)})
     measured = metrics.measure(judged, evaluating, drawn if same else None)
     write_json(out / "metrics.json", measured)

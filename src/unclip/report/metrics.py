@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from unclip import build
-from unclip.data.embeddings import image_embeddings
+from unclip.data.embeddings import image_features
 from unclip.evaluate import judge
 from unclip.progress import Bar
 from unclip.report.samples import Samples, draw, settings
@@ -49,7 +49,7 @@ def _prior(trained: Trained, n: int, seed: int) -> dict[str, Any]:
 
     train = data.split("train").head(judge.REFERENCE)
     embeddings = {
-        "test": image_embeddings(model.clip, data.split("test").images[:n]),
-        "train": image_embeddings(model.clip, train.images),
+        "test": image_features(model.clip, data.split("test").images[:n])["image"],
+        "train": image_features(model.clip, train.images)["image"],
     }
     return judge.prior_alone(sample, embeddings, train.caption_ids, data.split("test").caption_ids[:n], len(data.captions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.data.fingerprint import fingerprint
 from unclip.data.images import to_uint8
 from unclip.files import write_text
 from unclip.progress import Bar
@@ -50,7 +50,7 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
         "sampler": getattr(sampler.function, "func", sampler.function).__name__,
         "steps": sampler.steps,
         "guidance": sampler.guidance,
-        "weights": {stage: fingerprint(run.weights.read_bytes())[:16] for stage, run in trained.runs.items()},
+        "weights": {stage: _sha256(run.weights) for stage, run in trained.runs.items()},
     }
     lines = []
     for i, (image, prompt) in enumerate(zip(samples.images, samples.prompt_ids.tolist(), strict=True)):
@@ -76,6 +76,11 @@ def write_denoising(trained: Trained, prompts: Sequence[str], seed: int, path: P
     headings = [*(f"t = {t:.3g}" for t, _ in columns), "result"]
     rows = torch.stack([*(x for _, x in columns), final], dim=1)  # (prompts, points, C,H,W)
     save(grid(rows.flatten(0, 1), len(headings), rows=prompts, headings=headings), path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def settings(trained: Trained) -> dict[str, Any]:
