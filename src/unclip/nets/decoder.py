@@ -46,7 +46,7 @@ class DecoderNet(nn.Module):
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.1,
         unshuffle: Annotated[int, "unshuffle >= 1"] = 1,
         cond_width: Annotated[int, "cond_width >= 2"] = 128,
-        image_tokens: Annotated[int, "image_tokens >= 0"] = 4,
+        image_tokens: Annotated[int, "image_tokens >= 1"] = 4,
         caption_layers: Annotated[int, "caption_layers >= 0"] = 4,
         conditioning: Literal["image_embedding", "text_embedding", "caption_only"] = "image_embedding",
     ):
