@@ -77,8 +77,10 @@ class Extractor(ABC):
 
 
 class FashionMnistClassifier(Extractor):
-    """The classifier that ships with the package (weights and test accuracy: `metadata`), made by
-    `unclip train stage=classifier experiment=fashion_mnist/classifier`. Features: what its last layer reads.
+    """The classifier that ships with the package, 93% right on test images (`metadata` has recipe and number).
+
+    Trained by the recipe `unclip train stage=classifier experiment=fashion_mnist/classifier`. Features: what
+    its last layer reads.
 
     weights: another file of the same kind. Images of 28x28 are padded to 32x32 with black; other sizes are
     interpolated.

@@ -18,7 +18,8 @@ class ResidualBlock(nn.Module):
     """shortcut(x) + conv(relu(norm(conv(relu(norm(x)))))): pre-activation (He et al. 2016, arXiv:1603.05027).
 
     Batch normalisation: with group normalisation the same network learns half as fast. A judge is used in
-    eval mode, where an image's features do not depend on the others in its batch.
+    eval mode, where an image's features do not depend on the others in its batch; in training, each device
+    normalises by its own part of the batch.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -56,6 +57,7 @@ class Classifier(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise((widths[0], *widths)))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU; what it computes is the same
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
