@@ -33,7 +33,7 @@ def part(node: Config) -> Any:
 
 def data(config: Config) -> ImageTextData:
     """The data module of a run, its files fetched and verified."""
-    module = make(config["data"])
+    module = make(config["data"], seed=config["seed"])
     module.prepare_data()
     return module
 

@@ -66,7 +66,7 @@ def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) 
     with _Composer(verb, config_dir) as composer:
         parsed = [(line, composer.parse(line)) for line in overrides]
         unreadable = [p for _, p in parsed if isinstance(p, Problem)]
-        axes = [_axis(line, p) for line, p in parsed if isinstance(p, Override)]
+        axes = [axis for line, p in parsed if isinstance(p, Override) and (axis := _axis(line, p))]
         first = [axis[0] for axis in axes]
         found: list[Problem] = list(unreadable)
         for i, axis in enumerate(axes):
@@ -77,10 +77,10 @@ def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) 
             raise Problems(list(dict.fromkeys(found)))
 
 
-def applicable(verb: str, base: list[str], line: str) -> bool:
-    """Whether the request `base` has the key, or a choice in the group, that an override speaks of."""
+def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
+    """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
     with _Composer(verb, None) as composer:
-        return composer.has(base, line)
+        return composer.accepted(base, lines)
 
 
 def experiments() -> list[str]:
@@ -131,13 +131,22 @@ class _Composer:
     def problems(self, lines: list[str]) -> list[Problem]:
         return self._check(lines)[0]
 
-    def has(self, base: list[str], line: str) -> bool:
-        override = self.parse(line)
-        if isinstance(override, Problem):
-            return True  # whoever gets it will name it
+    def accepted(self, base: list[str], lines: list[str]) -> list[bool]:
+        parsed = {line: self.parse(line) for line in lines}
         config, choices = self._compose(base)
-        key = override.key_or_group
-        return config.get(key) is not None if key in choices else key in _keys(config)
+
+        def chooses(override: Override | Problem) -> bool:
+            return isinstance(override, Override) and override.key_or_group in choices
+
+        groups = [line for line, o in parsed.items() if chooses(o) and config.get(o.key_or_group) is not None]
+        try:
+            keys = set(_keys(self._compose([*base, *groups])[0]))
+        except HydraException:
+            keys = set(_keys(config))  # a choice that does not exist: whoever gets it will name it
+        return [
+            isinstance(o, Problem) or (line in groups if chooses(o) else o.key_or_group in keys)
+            for line, o in parsed.items()
+        ]
 
     def parse(self, line: str) -> Override | Problem:
         try:
@@ -175,11 +184,11 @@ class _Composer:
             sound += [] if problem else [line]
         try:
             config, choices = self._compose(sound)
-            config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+            raw, config = config, OmegaConf.to_container(OmegaConf.create(config), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
         assert isinstance(config, dict)
-        problems += _walk(config, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}"))
+        problems += _walk(config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}"))
         if self.verb == "train":
             base, _ = self._compose([f"stage={choices['stage']}"])
             problems += _broken_rules(config, base, choices, strict=not problems)
@@ -246,11 +255,14 @@ def _nearest(given: str, possible: Iterable[str], first: list[str] | None = None
     return f"; nearest: {' or '.join(dict.fromkeys(close[:3]))}" if close else ""
 
 
-def _walk(node: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter] | None) -> Iterator[Problem]:
-    """Every value against the signature of the target, or the schema, that it goes to."""
+def _walk(
+    node: dict[str, Any], raw: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter] | None
+) -> Iterator[Problem]:
+    """Every value against the signature of the target, or the schema, that it goes to. `raw` is the node before
+    interpolation: a value that comes from another key is that key's to answer for."""
     for key, value in node.items():
         full = f"{prefix}{key}"
-        if str(key).startswith("_"):
+        if str(key).startswith("_") or str(raw[key]).startswith("${"):
             continue
         if value == "???":
             yield Problem(full, None, "is not set")
@@ -268,7 +280,7 @@ def _walk(node: dict[str, Any], prefix: str, accepted: dict[str, targets.Paramet
             inner = targets.parameters(target) if isinstance(target, str) else None
             if isinstance(target, str) and inner is None and target.startswith("unclip."):
                 yield Problem(f"{full}._target_", target, "names nothing in this package")
-            yield from _walk(value, f"{full}.", inner if inner is None else _without_name(inner, full))
+            yield from _walk(value, raw[key], f"{full}.", inner if inner is None else _without_name(inner, full))
 
 
 def _broken_rules(

@@ -103,9 +103,9 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
         module.net.compile()
     resumes = readable(run.checkpoint)
     if first:
+        if run.checkpoint.is_file() and not resumes:
+            print(f"{run.checkpoint} is damaged: starting again", file=sys.stderr)
         print(_summary(config, module, run, resumes), flush=True)
-    elif run.checkpoint.is_file() and not resumes:
-        print(f"{run.checkpoint} is damaged: starting again", file=sys.stderr)
     torch.set_float32_matmul_precision("high")
     try:
         trainer.fit(module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED
-from unclip.config.compose import Composed, applicable, compose, experiments, options
+from unclip.config.compose import Composed, accepted, compose, experiments, options
 from unclip.config.problems import Problem, Problems
 from unclip.files import write_json
 from unclip.report import table
@@ -121,19 +121,22 @@ def _choice(experiment: str, part: str) -> list[str]:
 def _assigned(overrides: list[str], chosen: dict[str, list[str]]) -> tuple[dict[str, list[str]], list[Problem]]:
     """Each override to the stage of its prefix, else to all that have the key."""
     given: dict[str, list[str]] = {part: [] for part in chosen}
-    problems = []
+    shared = []
     for line in overrides:
         prefix, dot, rest = line.partition(".")
         if dot and "=" not in prefix and prefix in given:
             given[prefix].append(rest)
-            continue
-        takers = [p for p in chosen if applicable(p if p in DELIVERIES else "train", chosen[p], line)]
-        for part in takers:
-            given[part].append(line)
-        if not takers:
-            key, _, value = line.partition("=")
-            problems.append(Problem(key, value or None, f"no stage has this key; stages: {', '.join(chosen)}"))
-    return given, problems
+        else:
+            shared.append(line)
+    taken = set()
+    for part in chosen if shared else []:
+        verb = part if part in DELIVERIES else "train"
+        for line, takes in zip(shared, accepted(verb, chosen[part], shared), strict=True):
+            given[part] += [line] if takes else []
+            taken |= {line} if takes else set()
+    stages = f"no stage has this key; stages: {', '.join(chosen)}"
+    lost = (line.partition("=") for line in shared if line not in taken)
+    return given, [Problem(key, value or None, stages) for key, _, value in lost]
 
 
 def _digest(value: Any) -> str:

@@ -1,0 +1,46 @@
+"""Shared by all tests: quiet, deterministic, and away from the checkout's own outputs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores
+os.environ.setdefault("WANDB_SILENT", "true")
+
+# The smallest run of each kind: a second or two of training on data made on the spot.
+SMALL_DATA = ["data=synthetic", "data.size=64", "data.image_size=16", "data.batch_size=16", "logger=none"]
+SMALL = {
+    "clip": ["stage=clip", *SMALL_DATA, "model.width=32", "model.image_layers=1", "model.text_layers=1", "model.embedding_dim=16"],
+    "prior": ["stage=prior", *SMALL_DATA, "model.width=32", "model.layers=1", "clip=random", "sampler.steps=4"],
+    "decoder": [
+        "stage=decoder",
+        *SMALL_DATA,
+        "model.channels=8",
+        "model.cond_width=16",
+        "model.blocks=1",
+        "model.dropout=0.1",
+        "clip=random",
+        "sampler.steps=4",
+        "extractor=random",
+        "callbacks.fid.n=8",
+        "callbacks.fid.n_final=8",
+        "callbacks.samples.rows=1",
+    ],
+}
+
+
+@pytest.fixture
+def unclip(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command `unclip ...` in an empty folder."""
+
+    def run(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "unclip", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+
+    return run
