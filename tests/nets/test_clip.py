@@ -52,6 +52,16 @@ def test_padding_does_not_reach_real_tokens(clip):
     torch.testing.assert_close(before.tokens[before.mask], after.tokens[after.mask])
 
 
+def test_trailing_padding_may_be_left_out(clip):
+    long, short = (
+        clip.encode_text(ByteTokenizer(16).encode(CAPTIONS)),
+        ByteTokenizer(16).encode_short(CAPTIONS),
+    )
+    assert short.shape[1] == 8
+    torch.testing.assert_close(clip.encode_text(short).embedding, long.embedding)
+    torch.testing.assert_close(clip.encode_text(short).tokens, long.tokens[:, :8])
+
+
 def test_token_features_depend_on_what_came_before(clip):
     """They are encodings, not a table of the ids: the same byte in another place has other features."""
     ids = ByteTokenizer(16).encode(["aa"])
@@ -81,5 +91,5 @@ def test_impossible_shapes_say_what_is_possible():
 
 
 def test_captions_of_another_length_are_refused(clip):
-    with pytest.raises(ValueError, match="12 tokens, but this text tower reads 16"):
-        clip.encode_text(torch.ones(1, 12, dtype=torch.long))
+    with pytest.raises(ValueError, match="17 tokens, but this text tower reads at most 16"):
+        clip.encode_text(torch.ones(1, 17, dtype=torch.long))

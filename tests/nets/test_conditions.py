@@ -133,6 +133,14 @@ def test_padding_does_not_matter(net, x):
     assert (moved(net, x, cond, {"tokens": torch.where(padding, cond["tokens"], noise)}) > 1e-5).all()
 
 
+@pytest.mark.parametrize(("net", "x"), [(decoder(), IMAGE), (prior(), VECTOR)], ids=["decoder", "prior"])
+def test_trailing_padding_may_be_left_out(net, x):
+    cond = condition()
+    cond["token_mask"] = cond["token_mask"] & (torch.arange(L) < 3)
+    short = {name: v[:, :3] if name.startswith("token") else v for name, v in cond.items()}
+    torch.testing.assert_close(net(x, T, short), net(x, T, cond))
+
+
 @pytest.mark.parametrize("place", range(L + 4))
 def test_the_priors_query_sees_every_token(place):
     """[caption, text embedding, time, noised image embedding, query]: each place has a say in the answer."""
@@ -140,7 +148,10 @@ def test_the_priors_query_sees_every_token(place):
     cond = {**condition(), "token_mask": torch.ones(B, L, dtype=torch.bool)}
     before = net(VECTOR, T, cond)
     with torch.no_grad():
-        net.positions[place] += torch.randn(net.positions.shape[1])
+        positions = torch.cat([net.token_positions, net.extra_positions])
+        positions[place] += torch.randn(positions.shape[1])
+        net.token_positions.copy_(positions[:L])
+        net.extra_positions.copy_(positions[L:])
     assert ((net(VECTOR, T, cond) - before).abs().amax(1) > 1e-4).all()
 
 

@@ -29,7 +29,7 @@ class Embeddings:
 
     image: dict[str, Tensor]  # split -> (N,D) float32, unit norm
     text: Tensor  # (captions, D) float32, unit norm
-    tokens: Tensor  # (captions, L, W) float32
+    tokens: Tensor  # (captions, L, W) float32, L the longest caption's length
     token_mask: Tensor  # (captions, L) bool
 
     def to(self, device: torch.device | str) -> Embeddings:
@@ -90,7 +90,7 @@ def image_features(clip: Any, images: Tensor) -> dict[str, Tensor]:
 def text_features(clip: Any, tokenizer: ByteTokenizer, captions: Sequence[str]) -> dict[str, Tensor]:
     """-> text (n,D) float32, tokens (n,L,W) float32, token_mask (n,L) bool, on the CPU, by the CLIP in eval
     mode on its own device."""
-    ids = tokenizer.encode(captions).to(next(clip.parameters()).device)
+    ids = tokenizer.encode_short(captions).to(next(clip.parameters()).device)
     features = _frozen(clip, lambda: clip.encode_text(ids))
     return {
         "text": features.embedding.float().cpu(),

@@ -49,6 +49,11 @@ class ByteTokenizer:
             )
         return ids
 
+    def encode_short(self, captions: Sequence[str]) -> Tensor:
+        """-> int64 (B, L), without the columns that are padding in all of them: less for a tower to read."""
+        ids = self.encode(captions)
+        return ids[:, : int((ids != PADDING).any(dim=0).sum())]
+
     def decode(self, ids: Tensor) -> list[str]:
         """int64 (B, length) -> captions; a character cut in half by truncation is dropped."""
         rows = ids.tolist()

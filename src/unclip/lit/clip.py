@@ -22,25 +22,27 @@ class ClipModule(Stage):
     global batch."""
 
     net: CLIP
+    token_ids: Tensor
 
     def __init__(
         self,
         net: CLIP,
-        loss: Contrast,
+        objective: Contrast,
         optim: Optim,
         tokenizer: ByteTokenizer,
         captions: Sequence[str],
         seed: int = 0,
     ):
         super().__init__(net, optim, seed)
-        self.loss = loss
-        self.register_buffer("token_ids", tokenizer.encode(list(captions)), persistent=False)  # (captions,L)
+        self.objective = objective
+        ids = tokenizer.encode_short(list(captions))  # (captions,L)
+        self.register_buffer("token_ids", ids, persistent=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = self.net.encode_image(to_float(batch["image"]))  # (B,D)
         present, which = torch.unique(batch["caption"], return_inverse=True)
         text = self.net.encode_text(self.token_ids[present]).embedding[which]  # (B,D)
-        loss = self.loss(
+        loss = self.objective(
             self._global(image), self._global(text), self._global(batch["caption"]), self.net.logit_scale
         )
         self.log("train/loss", loss)
@@ -49,7 +51,7 @@ class ClipModule(Stage):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image = self.net.encode_image(to_float(batch["image"]))
         text = self.net.encode_text(self.token_ids).embedding  # (captions,D)
-        loss = self.loss(image, text[batch["caption"]], batch["caption"], self.net.logit_scale)
+        loss = self.objective(image, text[batch["caption"]], batch["caption"], self.net.logit_scale)
         nearest = (image @ text.T).argmax(1) == batch["caption"]
         size = len(image)
         self.log("val/loss", loss, sync_dist=True, batch_size=size)
@@ -59,4 +61,6 @@ class ClipModule(Stage):
         """All ranks' rows, in the order of ranks; gradients flow back to each."""
         if self.trainer.world_size == 1:
             return x
-        return self.all_gather(x, sync_grads=x.is_floating_point()).flatten(0, 1)
+        gathered = self.all_gather(x, sync_grads=x.is_floating_point())  # (ranks,B,...)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)

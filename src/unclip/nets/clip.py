@@ -69,7 +69,7 @@ class CLIP(nn.Module):
         return F.normalize(self.image(x), dim=-1)
 
     def encode_text(self, ids: Tensor) -> TextFeatures:
-        """ids (B,L) int, 0 = padding -> embedding, token features and mask."""
+        """ids (B,L) int, 0 = padding, L up to context_length -> embedding, token features and mask."""
         return self.text(ids)
 
 
@@ -130,12 +130,12 @@ class TextTower(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> TextFeatures:
-        length = len(self.positions)
-        if ids.shape[1] != length:
-            raise ValueError(f"captions have {ids.shape[1]} tokens, but this text tower reads {length}")
+        length, room = ids.shape[1], len(self.positions)
+        if length > room:
+            raise ValueError(f"captions have {length} tokens, but this text tower reads at most {room}")
         mask = ids != PADDING  # (B,L)
         # Padding comes last, so the causal mask alone hides it from every real token.
-        x = self.embed(ids) + self.positions  # (B,L,W)
+        x = self.embed(ids) + self.positions[:length]  # (B,L,W)
         tokens = self.transformer(x, causal_mask(length, ids.device))  # (B,L,W)
         last = mask.sum(1).clamp(min=1) - 1  # (B,)
         at_end = tokens[torch.arange(len(ids), device=ids.device), last]  # (B,W)

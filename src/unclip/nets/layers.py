@@ -32,7 +32,7 @@ class TimeEmbedding(nn.Sequential):
 
     def forward(self, t: Tensor) -> Tensor:
         features = time_features(t, self.width)
-        return super().forward(features.to(self[0].weight.dtype))  # (B, W)
+        return super().forward(features.to(next(self.parameters()).dtype))  # (B, W)
 
 
 class Attention(nn.Module):
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        for block in self.blocks:  # keeps the residual stream's variance independent of depth (GPT-2)
+        for block in self.blocks.children():  # keeps the residual stream's variance independent of depth (GPT-2)
             for last in (block.attention.out, block.mlp[-1]):
                 nn.init.normal_(last.weight, std=0.5 / math.sqrt(width * layers))
 

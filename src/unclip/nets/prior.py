@@ -25,7 +25,8 @@ class PriorTransformer(nn.Module):
     """A causal transformer over [caption tokens, text embedding, time, noised image embedding, query].
 
     The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions:
-    text_embedding (B,D) of unit norm, tokens (B,L,token_width), token_mask (B,L) bool, keep_text (B,) bool.
+    text_embedding (B,D) of unit norm, tokens (B,L,token_width) with L up to context_length, token_mask (B,L)
+    bool, keep_text (B,) bool.
     `scaling` maps unit embeddings to the space the diffusion runs in; it travels with the weights, and
     forward() does not use it.
     """
@@ -51,7 +52,8 @@ class PriorTransformer(nn.Module):
         self.from_image = nn.Linear(embedding_dim, width)
         self.time = TimeEmbedding(width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(context_length + EXTRA_TOKENS, width) * 0.02)
+        self.token_positions = nn.Parameter(torch.randn(context_length, width) * 0.02)
+        self.extra_positions = nn.Parameter(torch.randn(EXTRA_TOKENS, width) * 0.02)
         self.transformer = Transformer(width, layers, heads, mlp_ratio, dropout)
         self.to_image = zeroed(nn.Linear(width, embedding_dim))
         self.scaling = EmbeddingScaling(embedding_dim)
@@ -65,7 +67,8 @@ class PriorTransformer(nn.Module):
         extra = torch.stack(
             [self.from_text(text), self.time(t), self.from_image(z_t), query], dim=1
         )  # (B,4,W)
-        x = torch.cat([self.from_tokens(tokens), extra], dim=1) + self.positions  # (B,L+4,W)
+        caption = self.from_tokens(tokens) + self.token_positions[: tokens.shape[1]]  # (B,L,W)
+        x = torch.cat([caption, extra + self.extra_positions], dim=1)  # (B,L+4,W)
         y = self.transformer(x, self._mask(mask))  # (B,L+4,W)
         return self.to_image(y[:, -1])  # (B,D)
 
