@@ -26,9 +26,11 @@ def main(venv: Path) -> int:
         return 0
     python = venv / "bin" / "python"
     if not python.exists():
-        print(f"Making the environment in {venv} (about {EXPECTED_MB / 1000:.0f} GB, most of it PyTorch; 2 to 4 minutes)")
+        print(f"Making the environment in {venv} ({EXPECTED_MB / 1000:.0f} GB, mostly PyTorch, 2 to 4 min)")
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode:
-            return fail("python -m venv failed: on Debian and Ubuntu, apt-get install python3-venv provides it")
+            return fail(
+                "python -m venv failed: on Debian and Ubuntu, apt-get install python3-venv provides it"
+            )
     else:
         print(f"Bringing the environment {venv} to what constraints.txt and pyproject.toml say")
     command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]

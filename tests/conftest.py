@@ -16,8 +16,22 @@ os.environ.setdefault("WANDB_SILENT", "true")
 # The smallest run of each kind: a second or two of training on data made on the spot.
 SMALL_DATA = ["data=synthetic", "data.size=64", "data.image_size=16", "data.batch_size=16", "logger=none"]
 SMALL = {
-    "clip": ["stage=clip", *SMALL_DATA, "model.width=32", "model.image_layers=1", "model.text_layers=1", "model.embedding_dim=16"],
-    "prior": ["stage=prior", *SMALL_DATA, "model.width=32", "model.layers=1", "clip=random", "sampler.steps=4"],
+    "clip": [
+        "stage=clip",
+        *SMALL_DATA,
+        "model.width=32",
+        "model.image_layers=1",
+        "model.text_layers=1",
+        "model.embedding_dim=16",
+    ],
+    "prior": [
+        "stage=prior",
+        *SMALL_DATA,
+        "model.width=32",
+        "model.layers=1",
+        "clip=random",
+        "sampler.steps=4",
+    ],
     "decoder": [
         "stage=decoder",
         *SMALL_DATA,

@@ -10,12 +10,16 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from torch import nn
 
+from unclip.config import targets
+from unclip.config.compose import compose
 from unclip.data.embeddings import Embeddings
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.lit.base import Stage
+from unclip.nets.clip import CLIP
 from unclip.randomness import key
 from unclip.runs.store import Run
+from unclip.runs.upstream import only
 
 Config = dict[str, Any]
 
@@ -27,7 +31,7 @@ def make(node: Config, **objects: Any) -> Any:
 
 
 def part(node: Config) -> Any:
-    """What a node describes that needs nothing supplied; a function with its options bound where `_partial_` says so."""
+    """What a node describes that needs nothing supplied; a function with its options where `_partial_` says so."""
     return instantiate(node, _convert_="all")
 
 
@@ -38,50 +42,46 @@ def data(config: Config) -> ImageTextData:
     return module
 
 
-def net(config: Config, source: ImageTextData, clip: nn.Module | None = None) -> nn.Module:
+def net(config: Config, source: ImageTextData, clip: CLIP | None = None) -> nn.Module:
     """The untrained net of a run; what it must know of the data and of the CLIP below it is supplied here."""
-    images = {"image_size": source.image_size, "image_channels": source.image_channels}
     tokenizer = ByteTokenizer()
-    supplied = {
-        "clip": lambda: {**images, "vocabulary": tokenizer.vocabulary, "context_length": tokenizer.length},
-        "prior": lambda: {**_widths(clip), "context_length": tokenizer.length},
-        "decoder": lambda: {**images, **_widths(clip)},
-        "classifier": lambda: {
-            "image_channels": source.image_channels,
-            "num_classes": len(source.class_names),
-        },
+    known: dict[str, Any] = {
+        "image_size": source.image_size,
+        "image_channels": source.image_channels,
+        "num_classes": len(source.class_names),
+        "vocabulary": tokenizer.vocabulary,
+        "context_length": tokenizer.length,
     }
+    if clip is not None:
+        known |= {"embedding_dim": clip.embedding_dim, "token_width": clip.token_width}
     torch.manual_seed(key(config["seed"], "initial weights"))
-    return make(config["model"], **supplied[config["stage"]["name"]]())
+    return make(config["model"], **_wanted(config["model"], known))
 
 
-def _widths(clip: nn.Module | None) -> dict[str, Any]:
-    assert clip is not None, "this stage stands on a CLIP"
-    return {"embedding_dim": clip.embedding_dim, "token_width": clip.token_width}
+def _wanted(node: Config, known: dict[str, Any]) -> dict[str, Any]:
+    """What of `known` a node's target takes and the configuration does not say itself."""
+    taken = targets.parameters(node["_target_"]) or {}
+    return {name: value for name, value in known.items() if name in taken and name not in node}
 
 
-def trained_net(run: Run, source: ImageTextData, clip: nn.Module | None = None) -> nn.Module:
+def trained_net(run: Run, source: ImageTextData, clip: CLIP | None = None) -> nn.Module:
     """The net of a finished run with its final weights, frozen and in eval mode."""
     loaded = net(run.config, source, clip)
     loaded.load_state_dict(load_file(run.weights))
     return loaded.eval().requires_grad_(False)
 
 
-def upstream_clip(config: Config, source: ImageTextData) -> nn.Module | None:
-    """The frozen CLIP that a stage is trained on top of; None where the stage has none."""
-    from unclip.config.compose import compose
-    from unclip.runs.upstream import only
-
-    reference = config.get("clip")
-    if reference is None:
-        return None
-    if reference == "random":
-        untrained = net(compose("train", ["stage=clip"]).config, source)
-        return untrained.eval().requires_grad_(False)
-    return trained_net(only(reference, config["paths"]["outputs"]), source)
+def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
+    """The frozen CLIP that a prior or decoder is trained on top of."""
+    if config["clip"] == "random":
+        frozen = net(compose("train", ["stage=clip"]).config, source).eval().requires_grad_(False)
+    else:
+        frozen = trained_net(only(config["clip"], config["paths"]["outputs"]), source)
+    assert isinstance(frozen, CLIP)
+    return frozen
 
 
-def embeddings(config: Config, clip: nn.Module, source: ImageTextData) -> Embeddings:
+def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
     """The data set's embeddings by this CLIP, from the cache where they are there."""
     device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
     return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
@@ -94,20 +94,16 @@ def cache(config: Config) -> Path:
 
 def stage(config: Config, source: ImageTextData) -> Stage:
     """The LightningModule of a run, untrained."""
-    clip = upstream_clip(config, source)
-    supplied: dict[str, Any] = {"net": net(config, source, clip)}
+    clip = upstream_clip(config, source) if config.get("clip") else None
+    known: dict[str, Any] = {"tokenizer": ByteTokenizer(), "captions": source.captions}
     if clip is not None:
-        supplied["embeddings"] = embeddings(config, clip, source)
-    if config["stage"]["name"] == "clip":
-        supplied |= {"tokenizer": ByteTokenizer(), "captions": source.captions}
-    return module(config, **supplied)
+        known["embeddings"] = embeddings(config, clip, source)
+    return module(config, net(config, source, clip), **known)
 
 
-def module(config: Config, **supplied: Any) -> Stage:
+def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
-    parts: dict[str, Any] = {"optim": part(config["optim"]), "seed": config["seed"]}
-    for group in ("schedule", "objective", "weighting", "sampler"):
-        if config.get(group) is not None:
-            parts["loss" if config["stage"]["name"] == "clip" else group] = part(config[group])
+    groups = ("optim", "schedule", "objective", "weighting", "sampler")
+    parts = {group: part(config[group]) for group in groups if config.get(group) is not None}
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
-    return make(settings, **parts, **supplied)
+    return make(settings, net=net, seed=config["seed"], **parts, **_wanted(settings, known))

@@ -6,6 +6,7 @@ Exit statuses: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(VERBS[name].help)
         return DONE
-    return _carried_out(name, arguments)
+    return _carried_out(name, _without_config_dir(arguments))
 
 
 def _carried_out(name: str, arguments: list[str]) -> int:
@@ -125,6 +126,19 @@ def _carried_out(name: str, arguments: list[str]) -> int:
     except OSError as error:
         print(f"unclip {name}: {error}", file=sys.stderr)
         return FAILED
+
+
+def _without_config_dir(arguments: list[str]) -> list[str]:
+    """The arguments but for --config-dir, which every verb takes: children read it from the environment."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in ("--config-dir", "-cd"):
+            os.environ["UNCLIP_CONFIG_DIR"] = os.path.abspath(next(rest, "."))
+        elif argument.startswith("--config-dir="):
+            os.environ["UNCLIP_CONFIG_DIR"] = os.path.abspath(argument.partition("=")[2])
+        else:
+            kept.append(argument)
+    return kept
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary path)`, then rename the result to `path`: a reader sees the old file or the whole new one."""
+    """Call `write(temporary path)`, then rename it to `path`: a reader sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)

@@ -6,7 +6,14 @@ import sys
 import time
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_SECONDS = 20.0
 
@@ -16,6 +23,7 @@ class Bar:
 
     def __init__(self, label: str, total: int, done: int = 0):
         self.label, self.total, self.first = label, total, done
+        self.note = ""
         self.live = sys.stdout.isatty()
         self.rich = Progress(
             TextColumn("  {task.description:<20}"),
@@ -38,17 +46,22 @@ class Bar:
 
     def update(self, done: int, note: str | None = None) -> None:
         """Say that `done` of the total is done; a note stays until the next one."""
-        self.rich.update(self.task, completed=done, **({} if note is None else {"note": note}))
+        self.note = self.note if note is None else note
+        self.rich.update(self.task, completed=done, note=self.note)
         now = time.monotonic()
         if not self.live and (done >= self.total or now - self.printed > LINE_SECONDS):
             self.printed, elapsed = now, now - self.started
             left = elapsed / max(done - self.first, 1) * (self.total - done)
-            words = f"  {note}" if note else ""
-            print(f"  {self.label}: {done}/{self.total}{words}  {elapsed:.0f} s, ETA {left:.0f} s", flush=True)
+            words = f"  {self.note}" if self.note else ""
+            print(
+                f"  {self.label}: {done}/{self.total}{words}  {elapsed:.0f} s, ETA {left:.0f} s", flush=True
+            )
 
     def __enter__(self) -> Bar:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()

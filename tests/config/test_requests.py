@@ -27,27 +27,55 @@ def problems(*overrides: str) -> dict[str, str]:
 WRONG = {
     "unknown key": (["stage=decoder", "model.dropot=0.2"], "model.dropot", ["0.2", "nearest: model.dropout"]),
     "key at the wrong depth": (["stage=decoder", "sampler.eta=1"], "sampler.eta", ["sampler.function.eta"]),
-    "unknown option": (["stage=decoder", "schedule=cosin"], "schedule", ["cosin", "nearest: cosine", "linear"]),
+    "unknown option": (
+        ["stage=decoder", "schedule=cosin"],
+        "schedule",
+        ["cosin", "nearest: cosine", "linear"],
+    ),
     "unknown stage": (["stage=decodr"], "stage", ["nearest: decoder", "clip", "prior"]),
     "no stage": (["seed=1"], "stage", ["is not set", "clip, decoder, prior"]),
     "wrong type": (["stage=prior", "trainer.max_steps=many"], "trainer.max_steps", ["many", "int"]),
     "float for int": (["stage=prior", "seed=1.5"], "seed", ["1.5", "int"]),
     "schedule for CLIP": (["stage=clip", "schedule=linear"], "schedule", ["stage clip has no schedule"]),
-    "contrastive decoder": (["stage=decoder", "objective=infonce"], "objective", ["not an objective of stage decoder"]),
-    "another stage's model": (["stage=decoder", "model=clip/base"], "model", ["not a model of stage decoder"]),
-    "heads and width": (["stage=prior", "model.heads=3"], "model.heads", ["3", "model.width = 128", "1, 2, 4, 8"]),
+    "contrastive decoder": (
+        ["stage=decoder", "objective=infonce"],
+        "objective",
+        ["not an objective of stage decoder"],
+    ),
+    "another stage's model": (
+        ["stage=decoder", "model=clip/base"],
+        "model",
+        ["not a model of stage decoder"],
+    ),
+    "heads and width": (
+        ["stage=prior", "model.heads=3"],
+        "model.heads",
+        ["3", "model.width = 128", "1, 2, 4, 8"],
+    ),
     "size to halve": (["stage=decoder", "data.image_size=30"], "data.image_size", ["30", "multiple of 8"]),
     "patch and size": (["stage=clip", "model.patch=5"], "model.patch", ["5", "data.image_size = 32"]),
     "table of one": (["stage=decoder", "schedule.T=1"], "schedule.T", ["T >= 2"]),
     "dropout": (["stage=decoder", "model.dropout=1.5"], "model.dropout", ["1.5", "0 <= dropout < 1"]),
-    "steps beyond the table": (["stage=decoder", "schedule.T=10"], "sampler.steps", ["20", "schedule.T = 10"]),
+    "steps beyond the table": (
+        ["stage=decoder", "schedule.T=10"],
+        "sampler.steps",
+        ["20", "schedule.T = 10"],
+    ),
     "caption without encoder": (
         ["stage=decoder", "model.conditioning=caption_only"],
         "model.caption_layers",
         ["caption_only"],
     ),
-    "unknown word": (["stage=decoder", "model.conditioning=text"], "model.conditioning", ["image_embedding | text_embedding"]),
-    "added key": (["stage=decoder", "+model.depth=3"], "model.depth", ["takes no such parameter", "channels"]),
+    "unknown word": (
+        ["stage=decoder", "model.conditioning=text"],
+        "model.conditioning",
+        ["image_embedding | text_embedding"],
+    ),
+    "added key": (
+        ["stage=decoder", "+model.depth=3"],
+        "model.depth",
+        ["takes no such parameter", "channels"],
+    ),
     "unreadable": (["stage=decoder", "seed=[1,"], "seed=[1,", ["cannot be read"]),
     "no end": (["stage=prior", "trainer.max_steps=-1"], "trainer.max_steps", ["trainer.max_epochs"]),
 }
@@ -63,7 +91,9 @@ def test_a_wrong_request_is_named_with_its_key_and_what_is_possible(case: str) -
 
 
 def test_all_problems_come_in_one_message() -> None:
-    found = problems("stage=decoder", "schedule=cosin", "model.dropot=0.1", "data.image_size=30", "optim.lr=-1", "seed=x")
+    found = problems(
+        "stage=decoder", "schedule=cosin", "model.dropot=0.1", "data.image_size=30", "optim.lr=-1", "seed=x"
+    )
     assert set(found) == {"schedule", "model.dropot", "data.image_size", "optim.lr", "seed"}
 
 
@@ -90,19 +120,29 @@ def test_a_global_batch_must_split_over_the_devices() -> None:
 
 def test_every_value_of_a_sweep_is_checked_before_anything_runs() -> None:
     with pytest.raises(Problems) as error:
-        check_sweep("train", ["stage=decoder", "schedule=linear,cosne", "objective=eps,v", "model.dropout=0.1,2"])
+        check_sweep(
+            "train", ["stage=decoder", "schedule=linear,cosne", "objective=eps,v", "model.dropout=0.1,2"]
+        )
     assert {p.key for p in error.value.problems} == {"schedule", "model.dropout"}
-    check_sweep("train", ["stage=decoder", "schedule=linear,cosine", "seed=range(3)", "optim.lr=interval(1e-4,1e-3)"])
+    check_sweep(
+        "train", ["stage=decoder", "schedule=linear,cosine", "seed=range(3)", "optim.lr=interval(1e-4,1e-3)"]
+    )
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu", "auto"])
 @pytest.mark.parametrize("stage", ["prior", "decoder"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "linear_continuous", "cosine_continuous"])
 def test_sound_requests_compose(stage: str, schedule: str, trainer: str) -> None:
-    choices = [("objective", ("eps", "x0", "v")), ("sampler", ("ddpm", "ddim", "dpmpp_2m")), ("logger", ("wandb", "csv", "none"))]
+    choices = [
+        ("objective", ("eps", "x0", "v")),
+        ("sampler", ("ddpm", "ddim", "dpmpp_2m")),
+        ("logger", ("wandb", "csv", "none")),
+    ]
     for i in range(3):
         picked = [f"{group}={names[i]}" for group, names in choices]
-        config = compose("train", [f"stage={stage}", f"schedule={schedule}", f"trainer={trainer}", *picked]).config
+        config = compose(
+            "train", [f"stage={stage}", f"schedule={schedule}", f"trainer={trainer}", *picked]
+        ).config
         assert config["objective"]["_target_"].endswith(("Eps", "X0", "V")[i])
 
 
@@ -166,8 +206,12 @@ def test_cfg_prints_the_configuration_and_config_dir_adds_to_it(unclip: Command,
     mine = tmp_path / "mine" / "model" / "clip"
     mine.mkdir(parents=True)
     (mine / "tiny.yaml").write_text("# Mine.\ndefaults: [clip/base]\nwidth: 64\nheads: 2\n")
-    shown = unclip("train", f"--config-dir={tmp_path / 'mine'}", "stage=clip", "model=clip/tiny", "--cfg", "job")
+    shown = unclip(
+        "train", f"--config-dir={tmp_path / 'mine'}", "stage=clip", "model=clip/tiny", "--cfg", "job"
+    )
     assert shown.returncode == 0
     assert "width: 64" in shown.stdout
-    wrong = unclip("train", f"--config-dir={tmp_path / 'mine'}", "stage=clip", "model=clip/tiny", "model.heads=3")
+    wrong = unclip(
+        "train", f"--config-dir={tmp_path / 'mine'}", "stage=clip", "model=clip/tiny", "model.heads=3"
+    )
     assert "model.width = 64" in wrong.stderr

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from tests.conftest import SMALL
 
 STEPS = 24
@@ -73,20 +72,28 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_finished_run_is_not_trained_again_and_a_damaged_checkpoint_is_not_trained_from(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again_and_a_damaged_checkpoint_is_not_trained_from(
+    tmp_path: Path,
+) -> None:
     first = finish(train(tmp_path, "prior"))
     run = run_folder(tmp_path)
     written = (run / "weights.safetensors").stat().st_mtime_ns
     again = finish(train(tmp_path, "prior"))
     assert "nothing to do" in again
-    assert first.strip().splitlines()[-1] == again.strip().splitlines()[-1] == f"run: {run.relative_to(tmp_path)}"
+    assert (
+        first.strip().splitlines()[-1]
+        == again.strip().splitlines()[-1]
+        == f"run: {run.relative_to(tmp_path)}"
+    )
     assert (run / "weights.safetensors").stat().st_mtime_ns == written
     undisturbed = load_file(run / "weights.safetensors")
 
     (run / "weights.safetensors").unlink()
     (run / "checkpoint.ckpt").write_bytes(b"half a checkpoint")
     assert "damaged" in finish(train(tmp_path, "prior"))
-    assert all(torch.equal(t, undisturbed[name]) for name, t in load_file(run / "weights.safetensors").items())
+    assert all(
+        torch.equal(t, undisturbed[name]) for name, t in load_file(run / "weights.safetensors").items()
+    )
 
 
 def test_a_live_run_is_refused_and_a_failed_one_says_how_to_retry(tmp_path: Path) -> None:

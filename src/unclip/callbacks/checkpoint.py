@@ -26,7 +26,9 @@ class Checkpoint(LightningCheckpoint):
     """Save every n optimizer steps, and when asked to stop. A Lightning `Checkpoint`, and so called after the EMA."""
 
     @bounded
-    def __init__(self, every_n_steps: Annotated[int, "every_n_steps >= 1"] = 200, path: str = "checkpoint.ckpt"):
+    def __init__(
+        self, every_n_steps: Annotated[int, "every_n_steps >= 1"] = 200, path: str = "checkpoint.ckpt"
+    ):
         self.every_n_steps, self.path = every_n_steps, Path(path)
         self.saved_at = -1
         self.asked_to_stop = False

@@ -39,7 +39,7 @@ class EMA(Callback):
             return  # gradients are being accumulated
         self.steps = trainer.global_step
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        weights = [p for _, p in _net(pl_module).named_parameters()]
+        weights: list[Tensor] = [p for _, p in _net(pl_module).named_parameters()]
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @contextmanager

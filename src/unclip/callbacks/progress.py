@@ -65,4 +65,3 @@ class Progress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-

@@ -36,7 +36,7 @@ def decoded(trainer: Trainer, module: DecoderModule, source: ImageTextData, indi
 
 
 class SampleGrid(Callback):
-    """Every n steps a grid of `rows` x `columns` pictures into <folder>/step-<step>.png, and to loggers that show images."""
+    """Every n steps `rows` x `columns` pictures into <folder>/step-<step>.png, and to loggers that show images."""
 
     @bounded
     def __init__(

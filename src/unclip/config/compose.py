@@ -7,6 +7,7 @@ is checked against the targets' signatures (targets.py) and the rules between ke
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -26,7 +26,10 @@ from unclip.config import rules, schema, targets
 from unclip.config.problems import Problem, Problems
 
 SCHEMAS = {"train": schema.Train, "sample": schema.Generate, "evaluate": schema.Generate}
-SWEEP_VALUES_CHECKED = 50  # of each swept axis, one at a time; every cell is checked again when its turn comes
+OWN_FOLDER = "UNCLIP_CONFIG_DIR"
+SWEEP_VALUES_CHECKED = (
+    50  # of each swept axis, one at a time; every cell is checked again when its turn comes
+)
 
 
 @dataclass(frozen=True)
@@ -51,19 +54,25 @@ def config_folder() -> Path:
     return packaged if packaged.is_dir() else package.parent.parent / "conf"
 
 
-def compose(verb: str, overrides: list[str], config_dir: str | None = None) -> Composed:
+def own_folder() -> Path | None:
+    """The user's own configuration tree beside it: --config-dir, which reaches child processes by the environment."""
+    named = os.environ.get(OWN_FOLDER)
+    return Path(named).absolute() if named else None
+
+
+def compose(verb: str, overrides: list[str]) -> Composed:
     """Compose conf/<verb>.yaml with overrides as typed.
 
     Raises:
         Problems: everything that is wrong with the request, each with its key, what was given and what is possible.
     """
-    with _Composer(verb, config_dir) as composer:
+    with _Composer(verb) as composer:
         return composer.checked(overrides)
 
 
-def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) -> None:
+def check_sweep(verb: str, overrides: list[str]) -> None:
     """Check every value of every swept axis, the other axes at their first value. Raises Problems."""
-    with _Composer(verb, config_dir) as composer:
+    with _Composer(verb) as composer:
         parsed = [(line, composer.parse(line)) for line in overrides]
         unreadable = [p for _, p in parsed if isinstance(p, Problem)]
         axes = [axis for line, p in parsed if isinstance(p, Override) and (axis := _axis(line, p))]
@@ -79,7 +88,7 @@ def check_sweep(verb: str, overrides: list[str], config_dir: str | None = None) 
 
 def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
     """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
-    with _Composer(verb, None) as composer:
+    with _Composer(verb) as composer:
         return composer.accepted(base, lines)
 
 
@@ -89,9 +98,9 @@ def experiments() -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    """The options of a config group of this project, nested ones as a/b; needs no composition."""
-    folder = config_folder() / group
-    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    """The options of a config group, nested ones as a/b; needs no composition."""
+    folders = [folder / group for folder in (config_folder(), own_folder()) if folder]
+    return sorted({str(p.relative_to(f).with_suffix("")) for f in folders for p in f.rglob("*.yaml")})
 
 
 def _axis(line: str, override: Override) -> list[str]:
@@ -108,9 +117,10 @@ def _axis(line: str, override: Override) -> list[str]:
 class _Composer:
     """Hydra's composition of one verb's primary config, with the project's checks around it."""
 
-    def __init__(self, verb: str, config_dir: str | None):
+    def __init__(self, verb: str):
         self.verb = verb
-        self.search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+        own = own_folder()
+        self.search = [f"hydra.searchpath=[file://{own}]"] if own else []
         self.parser = OverridesParser.create()
 
     def __enter__(self) -> _Composer:
@@ -133,26 +143,25 @@ class _Composer:
 
     def accepted(self, base: list[str], lines: list[str]) -> list[bool]:
         parsed = {line: self.parse(line) for line in lines}
+        named = {line: o.key_or_group for line, o in parsed.items() if isinstance(o, Override)}
         config, choices = self._compose(base)
-
-        def chooses(override: Override | Problem) -> bool:
-            return isinstance(override, Override) and override.key_or_group in choices
-
-        groups = [line for line, o in parsed.items() if chooses(o) and config.get(o.key_or_group) is not None]
+        groups = [line for line, key in named.items() if key in choices and config.get(key) is not None]
         try:
             keys = set(_keys(self._compose([*base, *groups])[0]))
         except HydraException:
             keys = set(_keys(config))  # a choice that does not exist: whoever gets it will name it
-        return [
-            isinstance(o, Problem) or (line in groups if chooses(o) else o.key_or_group in keys)
-            for line, o in parsed.items()
-        ]
+        # what cannot be read goes to everybody, and is named
+        return [line not in named or line in groups or named[line] in keys - choices.keys() for line in lines]
 
     def parse(self, line: str) -> Override | Problem:
         try:
             return self.parser.parse_override(line)
         except HydraException:
-            return Problem(line, None, "cannot be read; an override is key=value, with strings of spaces or commas quoted")
+            return Problem(
+                line,
+                None,
+                "cannot be read; an override is key=value, with strings of spaces or commas quoted",
+            )
 
     def _check(self, lines: list[str]) -> tuple[list[Problem], Composed | None]:
         parsed = [(line, self.parse(line)) for line in lines]
@@ -168,7 +177,7 @@ class _Composer:
             sound += [] if problem else [line]
         given = {o.key_or_group: o.value() for _, o in groups}
         if self.verb == "train" and not given.keys() & {"stage", "experiment"}:
-            possible = ", ".join(self._options("stage"))
+            possible = ", ".join(options("stage"))
             return [*problems, Problem("stage", None, f"is not set; possible: {possible}")], None
         try:
             config, choices = self._compose(sound)
@@ -184,11 +193,14 @@ class _Composer:
             sound += [] if problem else [line]
         try:
             config, choices = self._compose(sound)
-            raw, config = config, OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+            raw, resolved = config, OmegaConf.to_container(OmegaConf.create(config), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
-        assert isinstance(config, dict)
-        problems += _walk(config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}"))
+        assert isinstance(resolved, dict)
+        config = {str(key): value for key, value in resolved.items()}
+        problems += _walk(
+            config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
+        )
         if self.verb == "train":
             base, _ = self._compose([f"stage={choices['stage']}"])
             problems += _broken_rules(config, base, choices, strict=not problems)
@@ -210,22 +222,18 @@ class _Composer:
         group = key.split("@")[0]
         return group in self._loader.list_groups("") or "/" in group
 
-    def _options(self, group: str) -> list[str]:
-        found = list(self._loader.get_group_options(group, ObjectType.CONFIG))
-        for sub in self._loader.get_group_options(group, ObjectType.GROUP):
-            found += [f"{sub}/{option}" for option in self._options(f"{group}/{sub}")]
-        return sorted(found)
-
     def _group_problem(self, override: Override) -> Problem | None:
         group = override.key_or_group
         if override.is_delete() or override.is_hydra_override() or group.startswith("hydra/"):
             return None
-        possible, value = self._options(group), override.value()
+        possible, value = options(group), override.value()
         chosen = value if isinstance(value, list) else [value]
         wrong = [str(v) for v in chosen if v is not None and str(v) not in possible]
         if not wrong:
             return None
-        return Problem(group, wrong[0], f"no such option{_nearest(wrong[0], possible)}; possible: {', '.join(possible)}")
+        return Problem(
+            group, wrong[0], f"no such option{_nearest(wrong[0], possible)}; possible: {', '.join(possible)}"
+        )
 
 
 def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -246,7 +254,9 @@ def _key_problem(override: Override, config: dict[str, Any], keys: list[str]) ->
     given = None if override.is_delete() else override.get_value_element_as_str()
     same_leaf = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
     inside = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    where = f"; {key.rpartition('.')[0]} has: {', '.join(k.rpartition('.')[2] for k in inside)}" if inside else ""
+    where = (
+        f"; {key.rpartition('.')[0]} has: {', '.join(k.rpartition('.')[2] for k in inside)}" if inside else ""
+    )
     return Problem(key, given, f"no such key{_nearest(key, keys, same_leaf)}{where}")
 
 
@@ -270,7 +280,11 @@ def _walk(
         if accepted is not None and key not in accepted:
             if "_target_" in node:
                 near = _nearest(str(key), accepted)
-                yield Problem(full, value, f"{node['_target_']} takes no such parameter{near}; it takes: {', '.join(accepted)}")
+                yield Problem(
+                    full,
+                    value,
+                    f"{node['_target_']} takes no such parameter{near}; it takes: {', '.join(accepted)}",
+                )
                 continue
         elif accepted is not None and (why := accepted[key].check(value)):
             yield Problem(full, value, why)
@@ -280,7 +294,9 @@ def _walk(
             inner = targets.parameters(target) if isinstance(target, str) else None
             if isinstance(target, str) and inner is None and target.startswith("unclip."):
                 yield Problem(f"{full}._target_", target, "names nothing in this package")
-            yield from _walk(value, raw[key], f"{full}.", inner if inner is None else _without_name(inner, full))
+            yield from _walk(
+                value, raw[key], f"{full}.", inner if inner is None else _without_name(inner, full)
+            )
 
 
 def _broken_rules(

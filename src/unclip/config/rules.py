@@ -21,11 +21,15 @@ def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) ->
             yield Problem(group, choices.get(group), f"stage {stage} has no {group}: leave it out")
         elif own is not None and given is None:
             yield Problem(group, "null", f"stage {stage} needs one")
-        elif group == "objective" and own and _module(own) != _module(given):
-            yield Problem(group, choices.get(group), f"is not an objective of stage {stage}, whose own is {_name(own)}")
+        elif group == "objective" and own and given and _module(own) != _module(given):
+            yield Problem(
+                group, choices.get(group), f"is not an objective of stage {stage}, whose own is {_name(own)}"
+            )
     own, given = base["model"], config.get("model")
-    if given is None or _module(own) != _module(given):
-        yield Problem("model", choices.get("model"), f"is not a model of stage {stage}; possible: {stage}/...")
+    if not isinstance(given, dict) or _module(own) != _module(given):
+        yield Problem(
+            "model", choices.get("model"), f"is not a model of stage {stage}; possible: {stage}/..."
+        )
 
 
 def _module(node: Config) -> str:
@@ -40,9 +44,13 @@ def _divisions(config: Config, base: Config, choices: dict[str, str]) -> Iterato
     model, size = config["model"], config["data"].get("image_size")
     heads, width, patch = model.get("heads"), model.get("width"), model.get("patch")
     if heads and width and width % heads:
-        yield Problem("model.heads", heads, f"must divide model.width = {width}; possible: {_divisors(width)}")
+        yield Problem(
+            "model.heads", heads, f"must divide model.width = {width}; possible: {_divisors(width)}"
+        )
     if patch and size and size % patch:
-        yield Problem("model.patch", patch, f"must divide data.image_size = {size}; possible: {_divisors(size)}")
+        yield Problem(
+            "model.patch", patch, f"must divide data.image_size = {size}; possible: {_divisors(size)}"
+        )
     if "multipliers" in model:
         yield from _unet(model, size)
 
@@ -51,25 +59,36 @@ def _unet(model: Config, size: int | None) -> Iterator[Problem]:
     levels, channels, heads = len(model["multipliers"]), model["channels"], model["heads"]
     factor = model["unshuffle"] * 2 ** (levels - 1)
     if size and size % factor:
-        why = f"the U-Net halves it {levels - 1} times after pixel-unshuffle {model['unshuffle']}: use a multiple of {factor}"
+        halved = f"the U-Net halves it {levels - 1} times after pixel-unshuffle {model['unshuffle']}"
+        why = f"{halved}: use a multiple of {factor}"
         yield Problem("data.image_size", size, why)
     for level in model["attention"]:
         if not 0 <= level < levels:
-            yield Problem("model.attention", model["attention"], f"has level {level}; possible: 0 to {levels - 1}")
+            yield Problem(
+                "model.attention", model["attention"], f"has level {level}; possible: 0 to {levels - 1}"
+            )
         elif channels * model["multipliers"][level] % heads:
             width = channels * model["multipliers"][level]
             why = f"must divide the {width} channels of level {level}; possible: {_divisors(width)}"
             yield Problem("model.heads", heads, why)
     if model.get("middle_attention") and channels * model["multipliers"][-1] % heads:
         width = channels * model["multipliers"][-1]
-        yield Problem("model.heads", heads, f"must divide the middle's {width} channels; possible: {_divisors(width)}")
+        yield Problem(
+            "model.heads", heads, f"must divide the middle's {width} channels; possible: {_divisors(width)}"
+        )
     if model.get("caption_layers") and model["cond_width"] % heads:
         why = f"must divide model.cond_width = {model['cond_width']}, the caption encoder's width"
         yield Problem("model.heads", heads, why)
     if channels % model["groups"]:
-        yield Problem("model.groups", model["groups"], f"must divide model.channels = {channels}; possible: {_divisors(channels)}")
+        yield Problem(
+            "model.groups",
+            model["groups"],
+            f"must divide model.channels = {channels}; possible: {_divisors(channels)}",
+        )
     if model.get("conditioning") == "caption_only" and not model.get("caption_layers"):
-        yield Problem("model.caption_layers", 0, "model.conditioning = caption_only needs the caption: 1 or more")
+        yield Problem(
+            "model.caption_layers", 0, "model.conditioning = caption_only needs the caption: 1 or more"
+        )
 
 
 def _divisors(n: int) -> str:
@@ -89,7 +108,9 @@ def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[
 def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     schedule, sampler = config.get("schedule"), config.get("sampler")
     if schedule and sampler and schedule.get("T") and sampler["steps"] > schedule["T"]:
-        yield Problem("sampler.steps", sampler["steps"], f"the table has schedule.T = {schedule['T']} steps: use fewer")
+        yield Problem(
+            "sampler.steps", sampler["steps"], f"the table has schedule.T = {schedule['T']} steps: use fewer"
+        )
 
 
 def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -101,9 +122,13 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
         yield Problem("trainer.accelerator", trainer["accelerator"], "possible: auto, cpu, gpu, mps")
     devices = trainer["devices"]
     if wants_gpu and gpus() == 0:
-        yield Problem("trainer.accelerator", trainer["accelerator"], "this machine has no CUDA GPU; possible: cpu, auto")
+        yield Problem(
+            "trainer.accelerator", trainer["accelerator"], "this machine has no CUDA GPU; possible: cpu, auto"
+        )
     elif wants_gpu and isinstance(devices, int) and devices > gpus():
-        yield Problem("trainer.devices", devices, f"this machine has {_gpu_count()}; possible: 1 to {gpus()}, auto")
+        yield Problem(
+            "trainer.devices", devices, f"this machine has {_gpu_count()}; possible: 1 to {gpus()}, auto"
+        )
     elif trainer["accelerator"] == "auto" and isinstance(devices, int) and devices > max(gpus(), 1):
         fits = f"1 to {gpus()}, auto" if gpus() > 1 else "1, or trainer=ddp_cpu for processes on the CPU"
         yield Problem("trainer.devices", devices, f"this machine has {_gpu_count()}; possible: {fits}")

@@ -46,6 +46,7 @@ class Generate:
     decoder: str | None = None
     sampler: Any = None
     guidance: Annotated[float | None, "guidance >= 0"] = None
+    clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     rerank: Annotated[int | None, "rerank >= 1"] = None
     prompts: list[str] | None = None
     per_prompt: Annotated[int, "per_prompt >= 1"] = 1

@@ -27,7 +27,7 @@ class Parameter:
 
     def check(self, value: Any) -> str | None:
         """What `value` violates (`must be int`, `must satisfy T >= 2`), or None."""
-        if self.annotation is None or isinstance(value, dict) and "_target_" in value:
+        if self.annotation is None or (isinstance(value, dict) and "_target_" in value):
             return None
         if not _fits(self.annotation, value):
             return f"must be {_describe(self.annotation)}"
@@ -132,7 +132,9 @@ def _source(module: _Module, node: ast.ImportFrom) -> _Module | None:
 
 
 def _class_parameters(module: _Module, node: ast.ClassDef) -> dict[str, Parameter]:
-    constructor = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    constructor = next(
+        (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None
+    )
     if constructor is not None:
         own = _function_parameters(constructor.args)
         return {**_inherited(module, node), **own} if constructor.args.kwarg else own
@@ -217,13 +219,19 @@ def _fits_one(node: ast.expr, value: Any) -> bool:
     if isinstance(node, ast.Subscript):
         kind, parts = _name(node.value), _parts(node)
         if kind == "Literal":
-            return any(value == p.value and type(value) is type(p.value) for p in parts if isinstance(p, ast.Constant))
+            return any(
+                value == p.value and type(value) is type(p.value)
+                for p in parts
+                if isinstance(p, ast.Constant)
+            )
         if kind in _SEQUENCES:
             if not isinstance(value, list):
                 return False
             kinds = [p for p in parts if not (isinstance(p, ast.Constant) and p.value is ...)]
             if kind in ("tuple", "Tuple") and len(kinds) == len(parts):
-                return len(value) == len(kinds) and all(_fits(k, v) for k, v in zip(kinds, value, strict=True))
+                return len(value) == len(kinds) and all(
+                    _fits(k, v) for k, v in zip(kinds, value, strict=True)
+                )
             return all(_fits(kinds[0], v) for v in value)
         return True
     check = _SCALARS.get(_name(node))
@@ -236,7 +244,9 @@ def _describe(annotation: ast.expr) -> str:
         if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
             words += [str(p.value) for p in _parts(node) if isinstance(p, ast.Constant)]
         else:
-            words.append("null" if isinstance(node, ast.Constant) and node.value is None else ast.unparse(node))
+            words.append(
+                "null" if isinstance(node, ast.Constant) and node.value is None else ast.unparse(node)
+            )
     return " | ".join(words)
 
 
@@ -245,7 +255,9 @@ def _bounds(annotation: ast.expr) -> list[str]:
     found = []
     for node in ast.walk(annotation):
         if isinstance(node, ast.Subscript) and _name(node.value) == "Annotated":
-            found += [p.value for p in _parts(node)[1:] if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+            found += [
+                p.value for p in _parts(node)[1:] if isinstance(p, ast.Constant) and isinstance(p.value, str)
+            ]
     return found
 
 

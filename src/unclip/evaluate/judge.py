@@ -76,7 +76,9 @@ def prior_alone(
     with the same caption, and a prior sample for another caption.
     """
     true, generator = embeddings["test"], torch.Generator().manual_seed(0)
-    shuffled = (test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)) % captions
+    shuffled = (
+        test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)
+    ) % captions
     same = embeddings["train"][_another(train_captions, test_captions, generator)]
 
     def cosine(x: Tensor) -> float:

@@ -45,7 +45,7 @@ class Stage(lightning.LightningModule):
         torch.manual_seed(key(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
             self.log("train/grad_norm", get_total_norm(gradients))
 

@@ -38,7 +38,7 @@ class DecoderModule(DiffusionStage):
     ):
         super().__init__(loss_norm=loss_norm, time=time, **stage)
         self.drop_embedding, self.drop_caption = drop_embedding, drop_caption
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
@@ -53,7 +53,7 @@ class DecoderModule(DiffusionStage):
     ) -> dict[str, Tensor]:
         """What the net is told, from image embeddings (B,D) and text features (as `Embeddings.captions`
         gives them)."""
-        cond = {}
+        cond: dict[str, Tensor] = {}
         if self.net.uses_embedding:
             embedding = image if self.net.conditioning == "image_embedding" else text["text"]
             assert embedding is not None, "this decoder is conditioned on image embeddings"

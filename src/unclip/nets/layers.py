@@ -113,9 +113,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        for block in self.blocks.children():  # keeps the residual stream's variance independent of depth (GPT-2)
-            for last in (block.attention.out, block.mlp[-1]):
-                nn.init.normal_(last.weight, std=0.5 / math.sqrt(width * layers))
+        # keeps the residual stream's variance independent of depth (GPT-2)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("attention.out.weight", "mlp.3.weight")):
+                nn.init.normal_(weight, std=0.5 / math.sqrt(width * layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.blocks:

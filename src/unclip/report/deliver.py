@@ -31,7 +31,9 @@ def main(folder: str) -> int:
     drawn = samples.draw(trained, prompts, sampling["per_prompt"], sampling["seed"])
     samples.write(drawn, trained, sampling["seed"], out)
     if sampling["denoising"]:
-        samples.write_denoising(trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png")
+        samples.write_denoising(
+            trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png"
+        )
     same = all(sampling.get(k) == evaluating.get(k) for k in ("seed", "sampler", "guidance", "rerank"))
     judged = trained if same else load({**evaluating, "run": str(out)})
     measured = metrics.measure(judged, evaluating, drawn if same else None)

@@ -52,4 +52,6 @@ def _prior(trained: Trained, n: int, seed: int) -> dict[str, Any]:
         "test": image_features(model.clip, data.split("test").images[:n])["image"],
         "train": image_features(model.clip, train.images)["image"],
     }
-    return judge.prior_alone(sample, embeddings, train.caption_ids, data.split("test").caption_ids[:n], len(data.captions))
+    return judge.prior_alone(
+        sample, embeddings, train.caption_ids, data.split("test").caption_ids[:n], len(data.captions)
+    )

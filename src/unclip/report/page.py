@@ -14,7 +14,11 @@ from unclip.files import write_text
 def write(path: Path, template: str, **content: Any) -> None:
     """Render a template of this package; `image(bytes or path)` in it embeds a PNG."""
     environment = Environment(
-        loader=PackageLoader("unclip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("unclip.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals["image"] = _embedded
     write_text(path, environment.get_template(template).render(**content))

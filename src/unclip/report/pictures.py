@@ -31,7 +31,7 @@ def picture(image: Tensor) -> Image.Image:
 def grid(
     images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
 ) -> Image.Image:
-    """uint8 (N,C,H,W) in reading order, `columns` a row, with a label left of each row and a heading above each column."""
+    """uint8 (N,C,H,W) in reading order, `columns` a row; a label left of each row, a heading above each column."""
     scale = max(1, TILE // images.shape[-1])
     height, width = images.shape[-2] * scale + GAP, images.shape[-1] * scale + GAP
     font = ImageFont.load_default(FONT_SIZE)

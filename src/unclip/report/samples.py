@@ -43,7 +43,7 @@ def draw(trained: Trained, prompts: Sequence[str], per_prompt: int, seed: int) -
 
 
 def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
-    """samples/*.png and samples.jsonl (file, prompt, seed, index, sampler, steps, guidance, hashes of weights), grid.png."""
+    """Write samples/*.png, grid.png and samples.jsonl: file, prompt, index, seed, sampler, steps, guidance, weights."""
     sampler = trained.model.sampler or trained.model.decoder.sampler
     common = {
         "seed": seed,

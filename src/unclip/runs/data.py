@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from unclip.cli import DONE, FAILED, WRONG_REQUEST, VERBS
+from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
 from unclip.config.compose import compose
 
 
@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     for split in ("train", "validation", "test"):
         images = source.split(split).images
         print(f"{split:12} {len(images):>7,} images {'x'.join(map(str, images.shape[1:]))} {images.dtype}")
-    print(f"{'captions':12} {len(source.captions):>7,}, such as: {', '.join(repr(c) for c in source.captions[:3])}")
+    print(
+        f"{'captions':12} {len(source.captions):>7,}, such as: {', '.join(repr(c) for c in source.captions[:3])}"
+    )
     print(f"{'fingerprint':12} {source.fingerprint[:16]}")
     return DONE

@@ -51,7 +51,7 @@ def _attempt(run: Run, first: bool) -> int:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        why = "torch and torchvision are builds that do not match: install both from the same place, as `make setup` does"
+        why = "torch and torchvision are builds that do not match: install both from one place, as `make setup` does"
         return _failed(run, first, why)
     try:
         result = _train(run, first)
@@ -99,7 +99,9 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     source = build.data(config)
     module = build.stage(config, source)
     trainer = trainer_of(config, run, module, source)
-    if config["compile"] is True or (config["compile"] == "auto" and trainer.strategy.root_device.type == "cuda"):
+    if config["compile"] is True or (
+        config["compile"] == "auto" and trainer.strategy.root_device.type == "cuda"
+    ):
         module.net.compile()
     resumes = readable(run.checkpoint)
     if first:
@@ -108,7 +110,9 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
         print(_summary(config, module, run, resumes), flush=True)
     torch.set_float32_matmul_precision("high")
     try:
-        trainer.fit(module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True)
+        trainer.fit(
+            module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True
+        )
         metrics = _metrics(trainer)
         trainer.validate(module, datamodule=source, verbose=False)
         metrics |= _metrics(trainer)
@@ -133,10 +137,16 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     supplied = {
         "checkpoint": {"path": str(run.checkpoint)},
         "samples": {"folder": str(run.folder / "samples"), "source": source},
-        "fid": {"extractor": build.part(config["extractor"]) if config.get("extractor") else None, "source": source, "cache": str(build.cache(config))},
+        "fid": {
+            "extractor": build.part(config["extractor"]) if config.get("extractor") else None,
+            "source": source,
+            "cache": str(build.cache(config)),
+        },
     }
     callbacks = {
-        name: build.make(node, **supplied.get(name, {})) for name, node in (config.get("callbacks") or {}).items() if node
+        name: build.make(node, **supplied.get(name, {}))
+        for name, node in (config.get("callbacks") or {}).items()
+        if node
     }
     if "progress" in callbacks:
         callbacks["progress"].heartbeat = lambda **fields: run.mark("running", **fields)
@@ -162,7 +172,12 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
         stage = config["stage"]["name"]
         group = f"{config['experiment']}/{stage}"
         return build.make(
-            node, save_dir=str(run.folder), id=run.signature, name=f"{stage}-{run.signature}", group=group, job_type=stage
+            node,
+            save_dir=str(run.folder),
+            id=run.signature,
+            name=f"{stage}-{run.signature}",
+            group=group,
+            job_type=stage,
         )
     return build.make(node, save_dir=str(run.folder), name="", version="")
 
@@ -192,7 +207,12 @@ def _quieten() -> None:
     import logging
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "lightning.pytorch.utilities.rank_zero"):
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning",
+        "lightning.pytorch.utilities.rank_zero",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*(does not have many workers|tensorboardX|srun).*")

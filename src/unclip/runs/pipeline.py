@@ -1,4 +1,7 @@
-"""`unclip run experiment=NAME`: every stage in the order of dependence, then samples, metrics and report. Imports no torch."""
+"""`unclip run experiment=NAME`: every stage in the order of dependence, then samples, metrics and report.
+
+Imports no torch: each stage is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from unclip.runs import process
 from unclip.runs.store import Run, typed
 from unclip.runs.upstream import STAGES, resolve
 
-DELIVERIES = ("sample", "evaluate")  # what follows the stages, each with its settings in the experiment's folder
+DELIVERIES = (
+    "sample",
+    "evaluate",
+)  # what follows the stages, each with its settings in the experiment's folder
 RECORD = "pipeline.json"
 
 
@@ -74,7 +80,13 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
     stages = [s for s in STAGES if f"{experiment}/{s}" in options("experiment")]
     if not stages:
         possible = ", ".join(experiments())
-        raise Problems([Problem("experiment", experiment, f"no such experiment with stages to run; possible: {possible}")])
+        raise Problems(
+            [
+                Problem(
+                    "experiment", experiment, f"no such experiment with stages to run; possible: {possible}"
+                )
+            ]
+        )
     parts = [*stages, *DELIVERIES]
     chosen = {p: _choice(experiment, p) for p in parts}
     given, problems = _assigned(overrides, chosen)
@@ -118,7 +130,9 @@ def _choice(experiment: str, part: str) -> list[str]:
     return [f"experiment={name}"] if name in options("experiment") else []
 
 
-def _assigned(overrides: list[str], chosen: dict[str, list[str]]) -> tuple[dict[str, list[str]], list[Problem]]:
+def _assigned(
+    overrides: list[str], chosen: dict[str, list[str]]
+) -> tuple[dict[str, list[str]], list[Problem]]:
     """Each override to the stage of its prefix, else to all that have the key."""
     given: dict[str, list[str]] = {part: [] for part in chosen}
     shared = []
@@ -171,14 +185,17 @@ def summary(folder: Path, experiment: str) -> str:
     }
     width = max(len(str(folder / name)) for name in made) + 3
     lines = [f"  {folder / name!s:{width}}{what}" for name, what in made.items() if (folder / name).exists()]
-    return "\n".join(["", "made:", *lines, "", "next:", *(f"  {c}" for c in next_commands(folder, experiment))])
+    return "\n".join(
+        ["", "made:", *lines, "", "next:", *(f"  {c}" for c in next_commands(folder, experiment))]
+    )
 
 
 def next_commands(folder: Path, experiment: str) -> list[str]:
     """What to type after a pipeline."""
+    linear = folder.with_name(f"{folder.name}-linear")
     return [
         f"unclip sample run={folder} prompts='[\"an image of a bag\"]' per_prompt=8",
         f"unclip evaluate run={folder} guidance=2",
-        f"unclip run experiment={experiment} decoder.schedule=linear results={folder.with_name(folder.name + '-linear')}",
+        f"unclip run experiment={experiment} decoder.schedule=linear results={linear}",
         f"unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v",
     ]

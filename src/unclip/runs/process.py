@@ -10,7 +10,16 @@ import sys
 
 from unclip.cli import INTERRUPTED
 
-PARALLEL = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "MASTER_", "SLURM_", "GROUP_RANK", "PL_GLOBAL_SEED")
+PARALLEL = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "RANK",
+    "MASTER_",
+    "SLURM_",
+    "GROUP_RANK",
+    "PL_GLOBAL_SEED",
+)
 PR_SET_PDEATHSIG = 1
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
 

@@ -21,18 +21,28 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     if reference:
         named = {**_recorded(reference, outputs), **named}
     if "decoder" not in named:
-        raise Problems([Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")])
+        raise Problems(
+            [Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")]
+        )
     if "prior" not in named:
         why = "a decoder's run does not name its prior: give prior=<signature>, or the results folder of `unclip run`"
         raise Problems([Problem("prior", None, why)])
     runs = {stage: only(reference, outputs) for stage, reference in named.items()}
     clip = runs["decoder"].config["clip"]
     if (other := runs["prior"].config["clip"]) != clip:
-        raise Problems([Problem("prior", named["prior"], f"was trained on CLIP {other}, the decoder on CLIP {clip}")])
+        raise Problems(
+            [Problem("prior", named["prior"], f"was trained on CLIP {other}, the decoder on CLIP {clip}")]
+        )
     if clip == "random":
         return runs
     if "clip" in runs and (other := runs["clip"].signature) != clip:
-        raise Problems([Problem("clip", named["clip"], f"is CLIP {other}, prior and decoder were trained on CLIP {clip}")])
+        raise Problems(
+            [
+                Problem(
+                    "clip", named["clip"], f"is CLIP {other}, prior and decoder were trained on CLIP {clip}"
+                )
+            ]
+        )
     return {"clip": only(clip, outputs), "prior": runs["prior"], "decoder": runs["decoder"]}
 
 
@@ -44,5 +54,7 @@ def _recorded(reference: str, outputs: str) -> dict[str, str]:
     run = only(reference, outputs)
     stage = run.config["stage"]["name"]
     if stage != "decoder":
-        raise Problems([Problem("run", reference, f"is a run of stage {stage}; sampling starts from a decoder")])
+        raise Problems(
+            [Problem("run", reference, f"is a run of stage {stage}; sampling starts from a decoder")]
+        )
     return {"decoder": str(run.folder)}

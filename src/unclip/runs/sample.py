@@ -28,8 +28,12 @@ def main(arguments: list[str]) -> int:
     drawn = samples.draw(trained, prompts, request["per_prompt"], request["seed"])
     samples.write(drawn, trained, request["seed"], out)
     if request["denoising"]:
-        samples.write_denoising(trained, prompts[: request["denoising"]], request["seed"], out / "denoising.png")
-    print(f"{len(drawn.images)} pictures of {len(prompts)} prompts: {out / 'grid.png'}, {out / 'samples.jsonl'}")
+        samples.write_denoising(
+            trained, prompts[: request["denoising"]], request["seed"], out / "denoising.png"
+        )
+    print(
+        f"{len(drawn.images)} pictures of {len(prompts)} prompts: {out / 'grid.png'}, {out / 'samples.jsonl'}"
+    )
     return DONE
 
 

@@ -57,4 +57,6 @@ def _without_defaults(node: dict[str, Any], accepted: dict[str, targets.Paramete
 
 
 def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and value == default or (value == default and isinstance(value, int | float))
+    return (type(value) is type(default) and value == default) or (
+        value == default and isinstance(value, int | float)
+    )

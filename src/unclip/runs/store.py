@@ -115,7 +115,13 @@ class Run:
 
     def mark(self, state: str, **fields: Any) -> None:
         """Set state and further fields in status.json, atomically."""
-        status = {**self.status, "state": state, "heartbeat": now(), "pid": os.getpid(), "host": platform.node()}
+        status = {
+            **self.status,
+            "state": state,
+            "heartbeat": now(),
+            "pid": os.getpid(),
+            "host": platform.node(),
+        }
         write_json(self.folder / "status.json", {**status, **fields})
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.config.compose import check_sweep, compose, config_folder
+from unclip.config.compose import check_sweep, compose, config_folder, own_folder
 from unclip.runs import process
 from unclip.runs.store import Run, age, typed
 from unclip.runs.upstream import resolve
@@ -19,25 +19,27 @@ WAIT_SECONDS = 2.0
 
 def main(arguments: list[str]) -> int:
     """Check the request, train what it needs first, then become the training process."""
-    arguments, config_dir = _without_config_dir(arguments)
     flags = [a for a in arguments if a.startswith("-")]
     overrides = [a for a in arguments if not a.startswith("-")]
     if any(flag.split("=")[0] in HYDRAS_OWN for flag in flags):
-        return _hydra(arguments, config_dir, lambda config: None)
+        return _hydra(arguments, lambda config: None)
     if {"-m", "--multirun"} & set(flags):
-        check_sweep("train", overrides, config_dir)
-        return _multirun(arguments, config_dir)
+        check_sweep("train", overrides)
+        return _multirun(arguments)
     if flags:
         print(f"unclip train: {flags[0]} is no option of it: unclip train --help", file=sys.stderr)
         return WRONG_REQUEST
-    composed = compose("train", overrides, config_dir)
+    composed = compose("train", overrides)
     config, upstreams = resolve(composed)
     run = Run.of(config, composed.experiment)
     if run.state == "finished":
         return _finished(run)
     for stage, (upstream, upstream_overrides) in upstreams.items():
         if upstream.state != "finished":
-            print(f"this {config['stage']['name']} needs its {stage} first: {typed('train', upstream_overrides)}", flush=True)
+            print(
+                f"this {config['stage']['name']} needs its {stage} first: {typed('train', upstream_overrides)}",
+                flush=True,
+            )
             if status := process.run_child("unclip", "train", *upstream_overrides):
                 return status if status == INTERRUPTED else FAILED
     return start(run, {**config, "experiment": composed.experiment}, typed("train", overrides))
@@ -53,11 +55,17 @@ def start(run: Run, config: dict[str, Any], command: str) -> int:
         return _finished(run)
     if state == "live":
         holder = run.status.get("pid", "unknown")
-        print(f"unclip train: {run.folder} is being trained by process {holder}: wait for it, or stop it", file=sys.stderr)
+        print(
+            f"unclip train: {run.folder} is being trained by process {holder}: wait for it, or stop it",
+            file=sys.stderr,
+        )
         return WRONG_REQUEST
     if state == "failed" and not config["retry"]:
         error = run.status.get("error", "unknown error")
-        print(f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true", file=sys.stderr)
+        print(
+            f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true",
+            file=sys.stderr,
+        )
         return FAILED
     run.prepare(config, command)
     process.become("unclip.runs.job", str(run.folder))
@@ -71,7 +79,7 @@ def _finished(run: Run) -> int:
     return DONE
 
 
-def _multirun(arguments: list[str], config_dir: str | None) -> int:
+def _multirun(arguments: list[str]) -> int:
     failed: list[str] = []
 
     def cell(config: Any) -> None:
@@ -80,23 +88,26 @@ def _multirun(arguments: list[str], config_dir: str | None) -> int:
         overrides = list(HydraConfig.get().overrides.task)
         command = typed("train", overrides)
         print(f"\n[{HydraConfig.get().job.num + 1}] {command}", flush=True)
-        extra = [f"--config-dir={config_dir}"] if config_dir else []
-        status = process.run_child("unclip", "train", *extra, *overrides)
+        status = process.run_child("unclip", "train", *overrides)
         if status in (INTERRUPTED, -2):
             raise KeyboardInterrupt
         if status:
             failed.append(command)
 
-    _hydra(arguments, config_dir, cell)
+    _hydra(arguments, cell)
     if failed:
-        print("\n".join([f"\nunclip train: {len(failed)} of the sweep's runs failed:", *failed]), file=sys.stderr)
+        print(
+            "\n".join([f"\nunclip train: {len(failed)} of the sweep's runs failed:", *failed]),
+            file=sys.stderr,
+        )
     return FAILED if failed else DONE
 
 
-def _hydra(arguments: list[str], config_dir: str | None, task: Any) -> int:
+def _hydra(arguments: list[str], task: Any) -> int:
     import hydra
 
-    extra = [f"--config-dir={config_dir}"] if config_dir else []
+    own = own_folder()
+    extra = [f"--config-dir={own}"] if own else []
     before = sys.argv
     sys.argv = ["unclip train", *arguments, *extra]
     try:
@@ -104,16 +115,3 @@ def _hydra(arguments: list[str], config_dir: str | None, task: Any) -> int:
     finally:
         sys.argv = before
     return DONE
-
-
-def _without_config_dir(arguments: list[str]) -> tuple[list[str], str | None]:
-    kept, folder = [], None
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("--config-dir", "-cd"):
-            folder = next(rest, None)
-        elif argument.startswith("--config-dir="):
-            folder = argument.partition("=")[2]
-        else:
-            kept.append(argument)
-    return kept, folder

@@ -13,8 +13,9 @@ from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
-from unclip.runs.store import Run
+from unclip.nets.clip import CLIP
 from unclip.runs.references import runs_of
+from unclip.runs.store import Run
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ def load(request: dict[str, Any]) -> Trained:
     sampler = chosen.but(guidance=request.get("guidance"))
     if request.get("sampler") and request.get("guidance") is None:
         sampler = chosen.but(guidance=decoder.sampler.guidance)
-    model = UnCLIP(clip, prior, decoder, ByteTokenizer(), sampler, request.get("rerank"), request["batch_size"])
+    model = UnCLIP(
+        clip, prior, decoder, ByteTokenizer(), sampler, request.get("rerank"), request["batch_size"]
+    )
     return Trained(model, source, runs)
 
 
-def _stage(run: Run, source: ImageTextData, clip: torch.nn.Module) -> Any:
+def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:
     net = build.trained_net(run, source, clip)
-    module = build.module(run.config, net=net, embeddings=None)
+    module = build.module(run.config, net, embeddings=None)
     assert isinstance(module, DiffusionStage)
     return module.eval()
 

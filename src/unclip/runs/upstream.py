@@ -37,15 +37,18 @@ def references(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 class Planned(Protocol):
     """A run that a pipeline will have made by the time it is needed."""
 
-    run: Run
-    config: dict[str, Any]
-    overrides: list[str]
+    @property
+    def run(self) -> Run: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def overrides(self) -> list[str]: ...
 
 
 def resolve(
     composed: Composed, planned: Mapping[str, Planned] | None = None
 ) -> tuple[dict[str, Any], dict[str, tuple[Run, list[str]]]]:
-    """The configuration with signatures for references, and, by stage, each upstream run with the overrides that make it.
+    """The configuration with signatures for references; by stage each upstream run, with the overrides that make it.
 
     A run named by hand must exist and be finished; one found by `auto`, or planned, may still have to be trained.
 
@@ -97,10 +100,16 @@ def _why_not(found: list[Run], outputs: str) -> str:
     return f"{found[0].folder} is {found[0].state}, not finished"
 
 
-def _mismatches(stage: str, reference: str, config: dict[str, Any], found: dict[str, Any]) -> Iterator[Problem]:
+def _mismatches(
+    stage: str, reference: str, config: dict[str, Any], found: dict[str, Any]
+) -> Iterator[Problem]:
     if found["stage"]["name"] != stage:
         yield Problem(stage, reference, f"is a run of stage {found['stage']['name']}, not {stage}")
     here, there = config["data"], found["data"]
     for key in SAME_DATA:
         if here.get(key) != there.get(key):
-            yield Problem(stage, reference, f"was trained with data.{key} = {there.get(key)}, this run has {here.get(key)}")
+            yield Problem(
+                stage,
+                reference,
+                f"was trained with data.{key} = {there.get(key)}, this run has {here.get(key)}",
+            )
