@@ -117,7 +117,7 @@ class BatchLoader:
         return index[n * self.rank // self.ranks : n * (self.rank + 1) // self.ranks]
 
     def _batch(self, index: Tensor, order: Order | None) -> dict[str, Tensor]:
-        images = self.data.images[index]
+        images = self.data.images.index_select(0, index)  # several times faster than images[index]
         if order and (self.flip or self.crop_padding):
             images = shifted_and_flipped(images, order.shift[index], order.flipped[index])
         return {

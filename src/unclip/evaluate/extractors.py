@@ -77,7 +77,7 @@ class Extractor(ABC):
 
 
 class FashionMnistClassifier(Extractor):
-    """The classifier that ships with the package, 93% right on test images (`metadata` has recipe and number).
+    """The classifier that ships with the package, right on 93% of test images (`metadata`: recipe, number).
 
     Trained by the recipe `unclip train stage=classifier experiment=fashion_mnist/classifier`. Features: what
     its last layer reads.
