@@ -33,7 +33,7 @@ def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) ->
 
 
 def _module(node: Config) -> str:
-    return str(node["_target_"]).rpartition(".")[0]
+    return str(node.get("_target_")).rpartition(".")[0]
 
 
 def _name(node: Config) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(folder: str) -> int:
     """Train the run of this folder to its end, from its checkpoint if there is one."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # other ranks leave lock and status alone
@@ -192,7 +193,7 @@ def _finish_loggers(trainer: Trainer) -> None:
 
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()
     wandb.teardown()
 
 
@@ -206,7 +207,6 @@ def _quieten() -> None:
     """Lightning's own banners and advice that do not apply: one loader without workers is the design here."""
     import logging
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     for name in (
         "lightning.pytorch",
         "lightning.fabric",
