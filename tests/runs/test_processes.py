@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-
 from tests.conftest import SMALL
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -93,8 +93,8 @@ def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
 
 
 def experiments() -> list[str]:
-    """The experiments of more than one file: what `unclip run` takes."""
-    return sorted({name.rpartition("/")[0] for name in options("experiment")} - {""})
+    """The experiments that end in pictures: what `unclip run` takes."""
+    return [name.removesuffix("/decoder") for name in options("experiment") if name.endswith("/decoder")]
 
 
 def options(group: str) -> list[str]:
