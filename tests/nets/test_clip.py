@@ -13,19 +13,24 @@ from unclip.nets.clip import CLIP
 CAPTIONS = ["a bag", "a coat", "ab"]
 
 
-@pytest.fixture(scope="module")
-def clip():
+@pytest.fixture(scope="module", params=["linear", "convolutions"])
+def clip(request):
     torch.manual_seed(0)
     sizes = {"embedding_dim": 8, "patch": 4, "width": 16, "image_layers": 2, "text_layers": 2, "heads": 2}
-    return CLIP(
-        image_size=8, image_channels=3, vocabulary=256, context_length=16, dropout=0.0, **sizes
-    ).eval()
+    data = {"image_size": 8, "image_channels": 3, "vocabulary": 256, "context_length": 16}
+    return CLIP(**data, **sizes, dropout=0.0, stem=request.param).eval()
 
 
 def test_embeddings_have_unit_norm(clip):
     ids = ByteTokenizer(16).encode(CAPTIONS)
     torch.testing.assert_close(clip.encode_text(ids).embedding.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(clip.encode_image(torch.randn(4, 3, 8, 8)).norm(dim=1), torch.ones(4))
+
+
+def test_every_patch_reaches_the_image_embedding(clip):
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    clip.encode_image(x)[:, 0].sum().backward()
+    assert (x.grad.reshape(2, 3, 2, 4, 2, 4).abs().sum(dim=(1, 3, 5)) > 0).all()
 
 
 def test_text_is_read_at_its_last_token(clip):
@@ -86,6 +91,8 @@ def test_impossible_shapes_say_what_is_possible():
         CLIP(**sizes, patch=3, width=16, heads=2)
     with pytest.raises(ValueError, match="heads = 5 does not divide the width 16"):
         CLIP(**sizes, width=16, heads=5)
+    with pytest.raises(ValueError, match="patch = 3: a stem of convolutions needs a power of two"):
+        CLIP(**{**sizes, "image_size": 9}, patch=3, width=16, heads=2, stem="convolutions")
     with pytest.raises(ValueError, match="dropout"):
         CLIP(**sizes, width=16, heads=2, dropout=1.5)
 

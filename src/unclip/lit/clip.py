@@ -35,6 +35,7 @@ class ClipModule(Stage):
     ):
         super().__init__(net, optim, seed)
         self.objective = objective
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ids = tokenizer.encode_short(list(captions))  # (captions,L)
         self.register_buffer("token_ids", ids, persistent=False)
 

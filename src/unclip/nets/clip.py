@@ -6,7 +6,7 @@ The losses are in contrastive.py.  B batch, L tokens of a caption, N patches, W 
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -30,6 +30,8 @@ class TextFeatures(NamedTuple):
 class CLIP(nn.Module):
     """Two transformers, one embedding space, a learned temperature.
 
+    stem: how patches become tokens, by one linear map (ViT) or by strided convolutions (which learn faster).
+
     `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (paper, 2.5).
     """
 
@@ -48,11 +50,15 @@ class CLIP(nn.Module):
         heads: Annotated[int, "heads >= 1"] = 8,
         mlp_ratio: Annotated[float, "mlp_ratio > 0"] = 4,
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
+        stem: Literal["linear", "convolutions"] = "linear",
     ):
         super().__init__()
         require_heads(width, heads)
+        to_patches = {"linear": LinearStem, "convolutions": ConvolutionStem}[stem](
+            image_channels, width, patch
+        )
         self.image = ImageTower(
-            image_size, image_channels, embedding_dim, patch, width, image_layers, heads, mlp_ratio, dropout
+            to_patches, image_size, embedding_dim, patch, width, image_layers, heads, mlp_ratio, dropout
         )
         self.text = TextTower(
             vocabulary, context_length, embedding_dim, width, text_layers, heads, mlp_ratio, dropout
@@ -78,8 +84,8 @@ class ImageTower(nn.Module):
 
     def __init__(
         self,
+        to_patches: nn.Module,
         image_size: int,
-        image_channels: int,
         embedding_dim: int,
         patch: int,
         width: int,
@@ -95,7 +101,7 @@ class ImageTower(nn.Module):
                 f"patch = {patch} does not divide the image size {image_size}; possible: {possible}"
             )
         patches = (image_size // patch) ** 2
-        self.to_patches = nn.Conv2d(image_channels, width, patch, stride=patch)
+        self.to_patches = to_patches  # (B,C,H,W) -> (B,W,H/patch,W/patch)
         self.class_token = nn.Parameter(torch.randn(width) * 0.02)
         self.positions = nn.Parameter(torch.randn(patches + 1, width) * 0.02)
         self.transformer = Transformer(width, layers, heads, mlp_ratio, dropout)
@@ -106,6 +112,28 @@ class ImageTower(nn.Module):
         first = self.class_token.expand(len(x), 1, -1)  # (B,1,W)
         h = self.transformer(torch.cat([first, patches], dim=1) + self.positions)  # (B,1+N,W)
         return self.to_embedding(h[:, 0])  # (B,D)
+
+
+class LinearStem(nn.Conv2d):
+    """Each patch through the same linear map."""
+
+    def __init__(self, image_channels: int, width: int, patch: int):
+        super().__init__(image_channels, width, patch, stride=patch)
+
+
+class ConvolutionStem(nn.Sequential):
+    """Strided convolutions down to the grid of patches, each doubling the channels (Xiao et al. 2021)."""
+
+    def __init__(self, image_channels: int, width: int, patch: int):
+        halvings = patch.bit_length() - 1
+        if patch < 2 or patch != 2**halvings:
+            raise ValueError(f"patch = {patch}: a stem of convolutions needs a power of two, such as 4 or 8")
+        layers, c_in = [], image_channels
+        for i in reversed(range(halvings)):
+            c_out = max(width >> i, 8)
+            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(1, c_out), nn.GELU()]
+            c_in = c_out
+        super().__init__(*layers, nn.Conv2d(c_in, width, 1))
 
 
 class TextTower(nn.Module):
