@@ -26,7 +26,7 @@ def main(venv: Path) -> int:
         return 0
     python = venv / "bin" / "python"
     if not python.exists():
-        print(f"Making the environment in {venv} ({EXPECTED_MB / 1000:.0f} GB, mostly PyTorch, 2 to 4 min)")
+        print(f"Making the environment in {venv} ({EXPECTED_MB / 1000:.0f} GB, mostly PyTorch)")
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode:
             return fail(
                 "python -m venv failed: on Debian and Ubuntu, apt-get install python3-venv provides it"
