@@ -132,7 +132,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x)))  # (B,C,Y,X)
         scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c 1 1", two=2)
-        h = self.norm_out(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # h (1 + scale) + shift, in one pass
         return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
 
 
