@@ -40,7 +40,7 @@ def main(venv: Path) -> int:
     check = subprocess.run([str(python), "-c", "import lightning"], capture_output=True, text=True)
     if "torchvision::nms" in check.stderr:
         return fail(
-            f"torch and torchvision in {venv} are builds that do not match: remove that folder and type the command again"
+            f"torch and torchvision in {venv} are builds that do not match: remove it and type the command again"
         )
     if check.returncode:
         return fail(f"`import lightning` fails in {venv}:\n{check.stderr.strip()}")

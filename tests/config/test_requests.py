@@ -168,7 +168,10 @@ def test_a_wrong_command_answers_in_time_without_torch(unclip: Command) -> None:
     [
         (["trian"], ["no verb", "nearest: train"]),
         (["train", "--frobnicate"], ["--frobnicate", "no option"]),
-        (["train", "stage=decoder", "clip=0123456789"], ["clip = 0123456789", "names no run", "auto"]),
+        (
+            ["train", "stage=decoder", "clip=0123456789", "model.heads=3", "seed=x"],
+            ["clip = 0123456789", "names no run", "auto", "model.heads = 3", "seed = x"],
+        ),
         (["run"], ["experiment", "demo"]),
         (["run", "experiment=dmo"], ["dmo", "demo"]),
         (["run", "experiment=demo", "decoder.schedle=linear"], ["decoder: schedle", "nearest: schedule"]),

@@ -135,7 +135,7 @@ class _Composer:
     def checked(self, lines: list[str]) -> Composed:
         problems, composed = self._check(lines)
         if problems or composed is None:
-            raise Problems(problems)
+            raise Problems(problems, composed.config if composed else None)
         return composed
 
     def problems(self, lines: list[str]) -> list[Problem]:

@@ -25,8 +25,9 @@ class Problem:
 class Problems(Exception):
     """All problems of one request; the command line prints it and leaves with status 2."""
 
-    def __init__(self, problems: list[Problem]):
+    def __init__(self, problems: list[Problem], config: dict[str, Any] | None = None):
         self.problems = problems
+        self.config = config  # what could be composed of the request all the same
         super().__init__(str(self))
 
     def __str__(self) -> str:

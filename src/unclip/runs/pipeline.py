@@ -19,7 +19,7 @@ from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
 from unclip.runs.store import Run, typed
-from unclip.runs.upstream import STAGES, resolve
+from unclip.runs.upstream import STAGES, request, resolve
 
 DELIVERIES = (
     "sample",
@@ -95,7 +95,7 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
     for stage in stages:
         lines = [*chosen[stage], *given[stage]]
         try:
-            composed = compose("train", lines)
+            composed = request(lines)
             passed = [f"{s}={signatures[s]}" for s in signatures if composed.config.get(s) == "auto"]
             config, _ = resolve(composed, planned={s.stage: s for s in steps})
         except Problems as error:

@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.config.compose import check_sweep, compose, config_folder, own_folder
+from unclip.config.compose import check_sweep, config_folder, own_folder
 from unclip.runs import process
 from unclip.runs.store import Run, age, typed
-from unclip.runs.upstream import resolve
+from unclip.runs.upstream import request, resolve
 
 HYDRAS_OWN = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
 WAIT_SECONDS = 2.0
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if flags:
         print(f"unclip train: {flags[0]} is no option of it: unclip train --help", file=sys.stderr)
         return WRONG_REQUEST
-    composed = compose("train", overrides)
+    composed = request(overrides)
     config, upstreams = resolve(composed)
     run = Run.of(config, composed.experiment)
     if run.state == "finished":

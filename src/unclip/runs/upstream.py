@@ -45,6 +45,15 @@ class Planned(Protocol):
     def overrides(self) -> list[str]: ...
 
 
+def request(overrides: list[str]) -> Composed:
+    """A training request, checked as a whole: its keys and the runs it names, all problems in one message."""
+    try:
+        return compose("train", overrides)
+    except Problems as error:
+        unnamed = named(error.config)[1] if error.config else []
+        raise Problems([*error.problems, *unnamed]) from None
+
+
 def resolve(
     composed: Composed, planned: Mapping[str, Planned] | None = None
 ) -> tuple[dict[str, Any], dict[str, tuple[Run, list[str]]]]:
@@ -55,33 +64,37 @@ def resolve(
     Raises:
         Problems: a reference that names nothing, more than one run, an unfinished run, another stage, or other data.
     """
-    config, runs, problems = dict(composed.config), {}, []
-    for stage, reference in references(config):
-        if reference == "random":
-            continue
-        if reference == "auto" and planned and stage in planned:
-            run, found_config = planned[stage].run, planned[stage].config
-            overrides = planned[stage].overrides
-        elif reference == "auto":
-            overrides = own(composed.experiment, stage, composed.overrides)
-            upstream = compose("train", overrides)
-            upstream_config, _ = resolve(upstream)
-            run = Run.of(upstream_config, upstream.experiment)
-            found_config = upstream_config
-        else:
-            overrides = []
-            found = find(reference, Path(config["paths"]["outputs"]))
-            if len(found) != 1 or found[0].state != "finished":
-                why = f"{_why_not(found, config['paths']['outputs'])}, auto or random"
-                problems.append(Problem(stage, reference, why))
-                continue
-            run, found_config = found[0], found[0].config
-        problems += _mismatches(stage, reference, config, found_config)
-        config[stage] = run.signature
-        runs[stage] = (run, overrides)
+    by_hand, problems = named(composed.config)
     if problems:
         raise Problems(problems)
-    return config, runs
+    config = dict(composed.config)
+    runs: dict[str, tuple[Run, list[str]]] = {stage: (run, []) for stage, run in by_hand.items()}
+    for stage, reference in references(config):
+        if reference == "auto":
+            overrides = own(composed.experiment, stage, composed.overrides)
+            if planned and stage in planned:
+                runs[stage] = planned[stage].run, planned[stage].overrides
+            else:
+                upstream = compose("train", overrides)
+                runs[stage] = Run.of(resolve(upstream)[0], upstream.experiment), overrides
+    return {**config, **{stage: run.signature for stage, (run, _) in runs.items()}}, runs
+
+
+def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
+    """The finished runs that a configuration names by hand, by stage, and what is wrong with its references."""
+    runs: dict[str, Run] = {}
+    problems: list[Problem] = []
+    for stage, reference in references(config):
+        if reference in ("auto", "random"):
+            continue
+        outputs = config["paths"]["outputs"]
+        found = find(reference, Path(outputs))
+        if len(found) != 1 or found[0].state != "finished":
+            problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, auto or random"))
+            continue
+        runs[stage] = found[0]
+        problems += _mismatches(stage, reference, config, found[0].config)
+    return runs, problems
 
 
 def only(reference: str, outputs: str) -> Run:
