@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from unclip.config import targets
 from unclip.config.compose import compose
+from unclip.data.cache import locked
 from unclip.data.embeddings import Embeddings
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
@@ -83,8 +85,10 @@ def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
 
 def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
     """The data set's embeddings by this CLIP, from the cache where they are there."""
-    device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
-    return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
+    on_gpu = torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
+    with locked(cache(config)):  # one rank computes, the others read
+        return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
 
 
 def cache(config: Config) -> Path:

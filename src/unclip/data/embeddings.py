@@ -4,6 +4,7 @@ and decoder train on. Of the images as stored: augmentation would need the CLIP 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from unclip.data.image_text import Split
 from unclip.data.images import to_float
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
+from unclip.progress import Bar
 
 BATCH = 500  # images a forward pass
 
@@ -65,7 +67,7 @@ class Embeddings:
             tensors = _cached(
                 folder / f"image-{name[:24]}.safetensors",
                 f"CLIP embeddings of {len(images)} {split} images",
-                partial(image_features, clip, images),
+                partial(image_features, clip, images, f"embedding {split}"),
             )
             image[split] = tensors["image"]
         name = fingerprint("text features", weights, data.captions, tokenizer.length)
@@ -77,12 +79,21 @@ class Embeddings:
         return cls(image, text["text"], text["tokens"], text["token_mask"])
 
 
-def image_features(clip: Any, images: Tensor) -> dict[str, Tensor]:
-    """uint8 (N,C,H,W) -> image (N,D) float32 on the CPU, by the CLIP in eval mode on its own device."""
+def image_features(clip: Any, images: Tensor, label: str | None = None) -> dict[str, Tensor]:
+    """uint8 (N,C,H,W) -> image (N,D) float32 on the CPU, by the CLIP in eval mode on its own device.
+
+    label: that of a progress bar, for those who wait.
+    """
     device = next(clip.parameters()).device
 
     def encode() -> list[Tensor]:
-        return [clip.encode_image(to_float(part.to(device))).float().cpu() for part in images.split(BATCH)]
+        done: list[Tensor] = []
+        with Bar(label, len(images)) if label else nullcontext() as bar:
+            for part in images.split(BATCH):
+                done.append(clip.encode_image(to_float(part.to(device))).float().cpu())
+                if bar:
+                    bar.update(sum(map(len, done)))
+        return done
 
     return {"image": torch.cat(_frozen(clip, encode))}
 
