@@ -1,0 +1,81 @@
+"""Pictures are placed where they belong, pages contain all they show, and text from data cannot become markup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from unclip.report import curves, page
+from unclip.report.pictures import GAP, TILE, grid, picture, save
+from unclip.report.table import rows
+
+
+def test_a_grid_holds_every_image_in_reading_order_enlarged_without_blur(tmp_path: Path) -> None:
+    images = (torch.arange(6, dtype=torch.uint8) * 40).view(6, 1, 1, 1).expand(6, 1, 8, 8)
+    scale = TILE // 8
+    drawn = grid(images, columns=3)
+    assert drawn.size == (GAP + 3 * (8 * scale + GAP), GAP + 2 * (8 * scale + GAP))
+    for i in range(6):
+        x, y = GAP + i % 3 * (8 * scale + GAP), GAP + i // 3 * (8 * scale + GAP)
+        for dx, dy in ((0, 0), (8 * scale - 1, 8 * scale - 1)):
+            assert drawn.getpixel((x + dx, y + dy)) == (40 * i,) * 3
+    labelled = grid(images, columns=3, rows=["one", "another"], headings=["a", "b", "c"])
+    assert labelled.width > drawn.width
+    assert labelled.height > drawn.height
+    save(labelled, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_colour_image_keeps_its_channels() -> None:
+    image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    image[2] = 200
+    assert picture(image).getpixel((1, 1)) == (0, 0, 200)
+
+
+def test_captions_are_escaped_and_pictures_embedded(tmp_path: Path) -> None:
+    save(picture(torch.zeros(1, 4, 4, dtype=torch.uint8)), tmp_path / "grid.png")
+    evil = "<script>alert(1)</script>"
+    page.write(
+        tmp_path / "report.html",
+        "results.html",
+        title=evil,
+        subtitle="",
+        grid=tmp_path / "grid.png",
+        denoising=None,
+        numbers=[{"name": evil, "value": "1", "how": ""}],
+        per_caption={evil: 0.5},
+        losses=(tmp_path / "grid.png").read_bytes(),
+        runs=[],
+        commands=[evil],
+        provenance="",
+    )
+    html = (tmp_path / "report.html").read_text()
+    assert "<script" not in html
+    assert html.count("data:image/png;base64,") == 2
+
+
+def test_curves_read_what_a_logger_wrote(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,9,0.5,\n0,19,0.25,\n0,19,,0.3\n")
+    series = curves.read(tmp_path / "metrics.csv")
+    assert series["train/loss"] == [(9, 0.5), (19, 0.25)]
+    assert series["val/loss"] == [(19, 0.3)]
+    assert curves.read(tmp_path / "none.csv") == {}
+    assert curves.losses({"clip": tmp_path / "metrics.csv", "none": tmp_path / "none.csv"}).startswith(
+        b"\x89PNG"
+    )
+
+
+def test_the_table_says_n_and_floor_with_a_distance() -> None:
+    fd = {
+        "value": 1.234,
+        "n": 500,
+        "floor": 0.5,
+        "floor_n": 400,
+        "reference": "first 10 training images",
+        "extractor": "X",
+    }
+    (row,) = rows({"fd": fd})
+    assert row["value"] == "1.23"
+    for word in ("N = 500", "first 10 training images", "400 real test images: 0.50"):
+        assert word in row["how"]
