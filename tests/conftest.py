@@ -7,8 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from unclip.data.fashion_mnist import FashionMNIST
+
+ROOT = Path(__file__).parent.parent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -58,3 +64,17 @@ def unclip(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> FashionMNIST:
+    """The real data, where `make demo` keeps it; fetched once, as it would be there."""
+    from unclip.data.fashion_mnist import FashionMNIST
+    from unclip.data.places import DataUnavailable
+
+    data = FashionMNIST(folder=str(ROOT / "data" / "fashion_mnist"))
+    try:
+        data.prepare_data()
+    except DataUnavailable as reason:
+        pytest.skip(str(reason))
+    return data

@@ -12,9 +12,6 @@ from unclip.data.image_text import ImageText
 from unclip.data.synthetic import Synthetic
 from unclip.evaluate.extractors import FashionMnistClassifier, RandomNetwork
 
-STANDARD = [place.path for place in FashionMNIST.places if hasattr(place, "path")]
-FOLDERS = [Path(__file__).parents[2] / "data" / "fashion_mnist", *STANDARD]
-
 
 @pytest.fixture(scope="module")
 def images():
@@ -22,13 +19,8 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def real_test() -> ImageText:
-    """The test images of Fashion-MNIST, where they are on this machine already: tests fetch nothing."""
-    for folder in FOLDERS:
-        if all((folder / name).exists() for name in FashionMNIST.files):
-            return FashionMNIST(str(folder)).split("test")
-    places = ", ".join(map(str, FOLDERS))
-    pytest.skip(f"Fashion-MNIST is in none of {places}: `unclip data fetch fashion_mnist` gets it")
+def real_test(fashion_mnist: FashionMNIST) -> ImageText:
+    return fashion_mnist.split("test")
 
 
 @pytest.mark.parametrize("make", [FashionMnistClassifier, RandomNetwork])

@@ -56,7 +56,8 @@ def complete(
     with locked(folder):
         wanted = _problems(files, folder)  # again: whoever held the lock may have filled the folder
         if wanted:
-            say(f"{title}: {'; '.join(wanted.values())}")
+            nothing = len(wanted) == len(files)
+            say(f"{title}: {f'nothing in {folder} yet' if nothing else '; '.join(wanted.values())}")
         failures: list[str] = []
         for place in places:
             if not wanted:

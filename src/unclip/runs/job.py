@@ -170,9 +170,11 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
     from unclip import build
 
     if node["_target_"].endswith("WandbLogger"):
+        import wandb
+
         stage = config["stage"]["name"]
         group = f"{config['experiment']}/{stage}"
-        return build.make(
+        logger = build.make(
             node,
             save_dir=str(run.folder),
             id=run.signature,
@@ -180,6 +182,8 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
             group=group,
             job_type=stage,
         )
+        wandb.setup()  # reads WANDB_SILENT, and the mode that the logger has just set, before anything warns
+        return logger
     return build.make(node, save_dir=str(run.folder), name="", version="")
 
 
