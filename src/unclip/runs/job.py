@@ -174,7 +174,8 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
 
         stage = config["stage"]["name"]
         group = f"{config['experiment']}/{stage}"
-        logger = build.make(
+        wandb.setup(wandb.Settings(mode="offline") if node["offline"] else None)  # quiet from here on
+        return build.make(
             node,
             save_dir=str(run.folder),
             id=run.signature,
@@ -182,8 +183,6 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
             group=group,
             job_type=stage,
         )
-        wandb.setup()  # reads WANDB_SILENT, and the mode that the logger has just set, before anything warns
-        return logger
     return build.make(node, save_dir=str(run.folder), name="", version="")
 
 
