@@ -174,7 +174,7 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
 
         stage = config["stage"]["name"]
         group = f"{config['experiment']}/{stage}"
-        wandb.setup(wandb.Settings(mode="offline") if node["offline"] else None)  # quiet from here on
+        wandb.setup(wandb.Settings(mode="offline") if node.get("offline") else None)  # quiet from here on
         return build.make(
             node,
             save_dir=str(run.folder),
