@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +195,18 @@ def next_commands(folder: Path, experiment: str) -> list[str]:
     """What to type after a pipeline."""
     linear = folder.with_name(f"{folder.name}-linear")
     return [
+        *activation(),
         f"unclip sample run={folder} prompts='[\"an image of a bag\"]' per_prompt=8",
-        f"unclip evaluate run={folder} guidance=2",
+        f"unclip evaluate run={folder} guidance=1",
         f"unclip run experiment={experiment} decoder.schedule=linear results={linear}",
         f"unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v",
     ]
+
+
+def activation() -> list[str]:
+    """The command that puts `unclip` on the shell's path, where it is in an environment that is not active."""
+    here = Path(sys.prefix)
+    if sys.prefix == sys.base_prefix or Path(shutil.which("unclip") or "").parent == here / "bin":
+        return []
+    near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
+    return [f"source {near}/bin/activate"]
