@@ -11,7 +11,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -26,13 +25,13 @@ class Bar:
         self.note = ""
         self.live = sys.stdout.isatty()
         self.rich = Progress(
-            TextColumn("  {task.description:<20}"),
-            BarColumn(bar_width=24),
+            TextColumn("  {task.description:<16}"),
+            BarColumn(bar_width=None),  # what the others leave: 80 columns are enough
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
             TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            expand=True,
             disable=not self.live,
         )
         self.task = self.rich.add_task(label, total=total, completed=done, note="")
