@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -16,7 +18,8 @@ R = TypeVar("R")
 def bounded(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function or an `__init__`: parameters annotated `Annotated[type, "comparison"]` are checked.
 
-    The comparison is a Python expression of the parameter's own name. None passes: it means "not set".
+    The comparison is a Python expression of the parameter's own name. None passes: it means "not set". What
+    `torch.compile` traces is not checked.
     Raises ValueError, e.g. `T = 1: must satisfy T >= 2`.
     """
     signature = inspect.signature(function)
@@ -33,6 +36,8 @@ def bounded(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():  # a graph cannot read signatures
+            return function(*args, **kwargs)
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
@@ -35,11 +35,15 @@ class Grid:
 
     A grid of `make_grid` ends at the clean level (1, 0), whose t (-1 of a table, 0 of continuous time) is
     never given to a model. One made by hand may end anywhere.
+
+    schedule: where the levels are from; only samplers that visit levels between them (`heun` with churn) ask.
     """
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+    schedule: Schedule | None = field(default=None, repr=False, compare=False)
+    levels: tuple[Level, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("t", "alpha", "sigma"):
@@ -56,15 +60,28 @@ class Grid:
                 f"noise must decrease at every step, and does not from t = {self.t[i]:g} to "
                 f"{self.t[i + 1]:g}: sort t downwards, without repeats; the clean end is added by itself"
             )
+        object.__setattr__(self, "levels", _levels(self.t, self.alpha, self.sigma))
 
     @property
     def steps(self) -> int:
         return len(self.t) - 1
 
+    def __getitem__(self, levels: slice) -> Grid:
+        """A part of the walk: `grid[k:]` starts at level k, `grid[k : k + 2]` is step k alone."""
+        return Grid(self.t[levels], self.alpha[levels], self.sigma[levels], self.schedule)
+
     def pairs(self) -> Iterator[tuple[Level, Level]]:
         """The N steps as (level now, level next)."""
-        columns = torch.stack([self.t, self.alpha, self.sigma], dim=1)
-        return pairwise(Level(*row) for row in columns.tolist())
+        return pairwise(self.levels)
+
+    def levels_at(self, log_snr: Sequence[float]) -> tuple[Level, ...]:
+        """The schedule's own levels of these log-SNRs, or its nearest end. ValueError without a schedule."""
+        if self.schedule is None:
+            raise ValueError(
+                "a grid without its schedule has no levels but its own: Grid(t, alpha, sigma, schedule)"
+            )
+        t = self.schedule.t_at(torch.tensor(log_snr, dtype=torch.float64))
+        return _levels(t, *self.schedule(t))
 
 
 @bounded
@@ -99,7 +116,12 @@ def make_grid(
         t = _spaced(schedule, steps, spacing)
     alpha, sigma = schedule(t)
     clean_t = 0.0 if T is None else -1.0
-    return Grid(*(F.pad(x, (0, 1), value=end) for x, end in ((t, clean_t), (alpha, 1.0), (sigma, 0.0))))
+    ends = ((t, clean_t), (alpha, 1.0), (sigma, 0.0))
+    return Grid(*(F.pad(x, (0, 1), value=end) for x, end in ends), schedule)
+
+
+def _levels(t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Level, ...]:
+    return tuple(Level(*row) for row in torch.stack([t, alpha, sigma], dim=1).tolist())
 
 
 def _spaced(schedule: Schedule, steps: int, spacing: str) -> Tensor:
