@@ -116,8 +116,8 @@ def make_grid(
         t = _spaced(schedule, steps, spacing)
     alpha, sigma = schedule(t)
     clean_t = 0.0 if T is None else -1.0
-    ends = ((t, clean_t), (alpha, 1.0), (sigma, 0.0))
-    return Grid(*(F.pad(x, (0, 1), value=end) for x, end in ends), schedule)
+    t, alpha, sigma = (F.pad(x, (0, 1), value=end) for x, end in ((t, clean_t), (alpha, 1.0), (sigma, 0.0)))
+    return Grid(t, alpha, sigma, schedule)
 
 
 def _levels(t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Level, ...]:
