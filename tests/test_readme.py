@@ -55,7 +55,17 @@ def test_the_table_lists_every_group_and_only_those() -> None:
 
 
 def test_the_table_names_every_option_of_the_small_groups() -> None:
-    for group in ("data", "schedule", "objective", "weighting", "sampler", "trainer", "logger", "extractor"):
+    for group in (
+        "data",
+        "schedule",
+        "objective",
+        "weighting",
+        "times",
+        "sampler",
+        "trainer",
+        "logger",
+        "extractor",
+    ):
         row = next(line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
         missing = [o for o in options(group) if not re.search(rf"\b{o}\b", row)]
         assert missing in ([], ["base"]), group

@@ -107,7 +107,7 @@ def stage(config: Config, source: ImageTextData) -> Stage:
 
 def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
-    groups = ("optim", "schedule", "objective", "weighting", "sampler")
+    groups = ("optim", "schedule", "objective", "weighting", "times", "sampler")
     parts = {group: part(config[group]) for group in groups if config.get(group) is not None}
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
     return make(settings, net=net, seed=config["seed"], **parts, **_wanted(settings, known))

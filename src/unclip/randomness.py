@@ -4,7 +4,7 @@ of devices nor the batch size nor an interruption changes what is drawn."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class BatchNoise:
         shape = (self.total, *x.shape[1:])
         return torch.randn(shape, generator=self.generator, device=self.generator.device)[self.part].to(x)
 
-    def uniform(self) -> Tensor:
-        """(B,) in [0, 1)."""
-        return torch.rand(self.total, generator=self.generator, device=self.generator.device)[self.part]
+    def uniform(self, arrange: Callable[[Tensor], Tensor] = lambda u: u) -> Tensor:
+        """(B,) in [0, 1). `arrange` has the draws of the whole global batch before they are cut."""
+        whole = torch.rand(self.total, generator=self.generator, device=self.generator.device)
+        return arrange(whole)[self.part]

@@ -27,6 +27,7 @@ SUPPLIED = {
         "schedule",
         "objective",
         "weighting",
+        "times",
         "sampler",
         "embeddings",
         "seed",
@@ -34,7 +35,7 @@ SUPPLIED = {
         "captions",
     },
     "unclip.diffusion.schedule": {"T"},
-    "unclip.diffusion.weighting": {"log_snr", "objective", "density"},
+    "unclip.diffusion.weighting": {"log_snr", "objective", "density", "scale"},
     "unclip.diffusion.sample": {"denoise", "x", "grid", "cond", "noise", "callback"},
     "unclip.data": {"seed"},
     "unclip.callbacks": {"folder", "source", "extractor", "cache", "path"},
@@ -61,7 +62,18 @@ def test_it_opens_with_what_it_is_for(path: Path) -> None:
     assert lines[0].rstrip().endswith((".", ",", ";")) or lines[1].startswith("# ")
 
 
-GROUPS = ("schedule", "objective", "weighting", "sampler", "optim", "data", "model", "stage", "extractor")
+GROUPS = (
+    "schedule",
+    "objective",
+    "weighting",
+    "times",
+    "sampler",
+    "optim",
+    "data",
+    "model",
+    "stage",
+    "extractor",
+)
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     stage = choices["stage"]
-    for group in ("schedule", "objective", "weighting", "sampler"):
+    for group in ("schedule", "objective", "weighting", "times", "sampler"):
         own, given = base.get(group), config.get(group)
         if own is None and given is not None:
             yield Problem(group, choices.get(group), f"stage {stage} has no {group}: leave it out")
@@ -113,6 +113,31 @@ def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
         )
 
 
+def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """What a loss or a choice of times that goes by the steps of a table needs."""
+    schedule, times, loss = config.get("schedule"), config.get("times"), config["stage"].get("loss")
+    learned = config["model"].get("learned_variance", False)
+    table = bool(schedule and schedule.get("T"))
+    if loss == "hybrid" and not learned:
+        why = "its variational part trains a variance: model.learned_variance=true"
+        yield Problem("stage.loss", loss, why)
+    if learned and loss == "simple":
+        why = "L_simple leaves the variance untrained: stage.loss=hybrid or vlb"
+        yield Problem("model.learned_variance", learned, why)
+    if loss in ("hybrid", "vlb") and not table:
+        why = f"stage.loss = {loss} is a sum over the steps of a table: a schedule with T"
+        yield Problem("schedule", choices.get("schedule"), why)
+    if loss in ("hybrid", "vlb") and times and _name(times) == "LogNormal":
+        why = f"stage.loss = {loss} needs entries of the table: uniform, stratified, logit_normal, importance"
+        yield Problem("times", choices.get("times"), why)
+    if loss == "vlb" and _name(config["weighting"]) != "uniform":
+        why = "stage.loss = vlb has the bound's own weights: weighting=uniform"
+        yield Problem("weighting", choices.get("weighting"), why)
+    if times and _name(times) == "Importance" and schedule and not table:
+        why = "remembers losses by entry and needs a table: a schedule with T"
+        yield Problem("times", choices.get("times"), why)
+
+
 def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     if choices.get("hydra/launcher", "basic") not in ("basic", "local"):
         return  # the job runs elsewhere
@@ -136,7 +161,7 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
         yield Problem("trainer.devices", devices, "must be 1 or more, or auto")
 
 
-RULES = (_not_of_this_stage, _divisions, _batches, _steps, _hardware)
+RULES = (_not_of_this_stage, _divisions, _batches, _steps, _likelihood, _hardware)
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not
 the stage's), and the chosen options; each yields its problems."""
 

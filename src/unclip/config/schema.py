@@ -22,6 +22,7 @@ class Train:
     schedule: Any = None
     objective: Any = None
     weighting: Any = None
+    times: Any = None
     sampler: Any = None
     logger: Any = None
     callbacks: Any = None

@@ -17,12 +17,14 @@ from torch.optim import Optimizer
 from unclip.data.embeddings import Embeddings
 from unclip.data.image_text import Split
 from unclip.diffusion import Denoiser, Objective, Schedule, diffusion_loss
+from unclip.diffusion.times import Draw, Times, Uniform
 from unclip.diffusion.weighting import Weighting
 from unclip.randomness import BatchNoise, KeyedNoise, key
 from unclip.sampling import Sampler
 
 Optim = Callable[[nn.Module, int], tuple[Optimizer, Any]]
 Batch = Mapping[str, Tensor]
+UNIFORM = Uniform()
 NET_TIME = 1000.0  # nets read time on the scale of a table of a thousand steps, whatever the schedule
 
 
@@ -54,12 +56,21 @@ class Stage(lightning.LightningModule):
         seed = key(self.seed, "noise", self.current_epoch, batch_idx)
         return BatchNoise(seed, len(batch["index"]), self.global_rank, self.trainer.world_size, self.device)
 
+    def all_ranks(self, x: Tensor) -> Tensor:
+        """All ranks' rows, in the order of ranks; gradients flow back to each."""
+        if self.trainer.world_size == 1:
+            return x
+        gathered = self.all_gather(x, sync_grads=x.is_floating_point())  # (ranks,B,...)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
 
 class DiffusionStage(Stage):
     """A stage whose net is a denoiser, trained on x0 (B, *S) under a condition of cached CLIP embeddings.
 
-    time: what the net receives, t (on the scale of 1,000 steps) or log_snr. A subclass says what x0 and the
-    condition of a batch are: `example`.
+    time: what the net receives, t (on the scale of 1,000 steps) or log_snr. times: which noise levels training
+    visits; validation always visits the schedule's own. A subclass says what x0 and the condition of a batch
+    are: `example`; and may have losses of its own.
     """
 
     def __init__(
@@ -74,8 +85,10 @@ class DiffusionStage(Stage):
         loss_norm: Literal["l2", "l1", "huber"] = "l2",
         time: Literal["t", "log_snr"] = "t",
         seed: int = 0,
+        times: Times | None = None,
     ):
         super().__init__(net, optim, seed)
+        self.times = times or UNIFORM
         self.schedule, self.objective, self.weighting = schedule, objective, weighting
         self.sampler, self.loss_norm, self.time = sampler, loss_norm, time
         self.embeddings = embeddings
@@ -90,7 +103,13 @@ class DiffusionStage(Stage):
     @property
     def denoiser(self) -> Denoiser:
         scale = NET_TIME / (self.schedule.T or 1) if self.time == "t" else 1.0
-        return Denoiser(self.net, self.schedule, self.objective, self.time, scale)
+        learned = bool(getattr(self.net, "learned_variance", False))
+        return Denoiser(self.net, self.schedule, self.objective, self.time, scale, learned)
+
+    def losses(self, x0: Tensor, draw: Draw, eps: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """(B,) at the draw's times."""
+        weighting, norm = self.weighting, self.loss_norm
+        return diffusion_loss(self.denoiser, x0, draw.t, eps, cond, weighting, norm, draw.density)
 
     def on_fit_start(self) -> None:
         if self.embeddings is not None:
@@ -98,25 +117,36 @@ class DiffusionStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = self.training_noise(batch, batch_idx)
-        loss = self._loss(batch, "train", noise, noise.uniform)
+        draw = self.times(noise.uniform(self.times.spread), self.schedule)
+        losses = self._losses(batch, "train", draw, noise, noise.uniform)
+        if self.times.learns:
+            self.times.learn(self.all_ranks(draw.t), self.all_ranks(losses.detach()))
+        loss = draw.mean(losses)
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         noise = KeyedNoise(key(self.seed, "validation"), batch["index"])
-        self.log(
-            "val/loss",
-            self._loss(batch, "validation", noise, None),
-            sync_dist=True,
-            batch_size=len(batch["index"]),
-        )
+        draw = UNIFORM(noise.uniform().to(self.device), self.schedule)
+        losses = self._losses(batch, "validation", draw, noise, None)
+        self.log("val/loss", losses.mean(), sync_dist=True, batch_size=len(losses))
 
-    def _loss(
-        self, batch: Batch, split: Split, noise: BatchNoise | KeyedNoise, drop: Callable[[], Tensor] | None
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["times"] = self.times.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.times.load_state_dict(checkpoint.get("times", {}))
+
+    def _losses(
+        self,
+        batch: Batch,
+        split: Split,
+        draw: Draw,
+        noise: BatchNoise | KeyedNoise,
+        drop: Callable[[], Tensor] | None,
     ) -> Tensor:
-        t = self.schedule.from_uniform(noise.uniform().to(self.device))
         x0, cond = self.example(batch, split, drop)
-        return diffusion_loss(self.denoiser, x0, t, noise(x0), cond, self.weighting, self.loss_norm).mean()
+        return self.losses(x0, draw, noise(x0), cond)
 
 
 def keep(drop: float, uniform: Callable[[], Tensor] | None, like: Tensor) -> Tensor:

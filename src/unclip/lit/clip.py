@@ -44,7 +44,10 @@ class ClipModule(Stage):
         present, which = torch.unique(batch["caption"], return_inverse=True)
         text = self.net.encode_text(self.token_ids[present]).embedding[which]  # (B,D)
         loss = self.objective(
-            self._global(image), self._global(text), self._global(batch["caption"]), self.net.logit_scale
+            self.all_ranks(image),
+            self.all_ranks(text),
+            self.all_ranks(batch["caption"]),
+            self.net.logit_scale,
         )
         self.log("train/loss", loss)
         return loss
@@ -57,11 +60,3 @@ class ClipModule(Stage):
         size = len(image)
         self.log("val/loss", loss, sync_dist=True, batch_size=size)
         self.log("val/caption_accuracy", nearest.float().mean(), sync_dist=True, batch_size=size)
-
-    def _global(self, x: Tensor) -> Tensor:
-        """All ranks' rows, in the order of ranks; gradients flow back to each."""
-        if self.trainer.world_size == 1:
-            return x
-        gathered = self.all_gather(x, sync_grads=x.is_floating_point())  # (ranks,B,...)
-        assert isinstance(gathered, Tensor)
-        return gathered.flatten(0, 1)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from unclip.data.image_text import Split
 from unclip.data.images import to_float
+from unclip.diffusion import hybrid_loss, variational_loss
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.sample import Callback
+from unclip.diffusion.times import Draw
 from unclip.lit.base import Batch, DiffusionStage, keep
 from unclip.nets.decoder import DecoderNet
 from unclip.randomness import KeyedNoise, key
@@ -22,7 +24,8 @@ from unclip.sampling import Sampler
 class DecoderModule(DiffusionStage):
     """x0 is the image (B,C,H,W) in [-1,1]; what it is conditioned on is the net's `conditioning`.
 
-    Embedding and caption are dropped independently, for classifier-free guidance.
+    Embedding and caption are dropped independently, for classifier-free guidance. loss: simple, L_simple with
+    the weighting; hybrid, with the bound for the variance that the net then predicts; vlb, the bound itself.
     """
 
     net: DecoderNet
@@ -34,9 +37,11 @@ class DecoderModule(DiffusionStage):
         drop_caption: Annotated[float, "0 <= drop_caption < 1"] = 0.5,
         loss_norm: Literal["l2", "l1", "huber"] = "l2",
         time: Literal["t", "log_snr"] = "t",
+        loss: Literal["simple", "hybrid", "vlb"] = "simple",
         **stage: Any,
     ):
         super().__init__(loss_norm=loss_norm, time=time, **stage)
+        self.loss = loss
         self.drop_embedding, self.drop_caption = drop_embedding, drop_caption
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -62,6 +67,14 @@ class DecoderModule(DiffusionStage):
             cond |= {"tokens": text["tokens"], "token_mask": text["token_mask"]}
             cond["keep_tokens"] = keep(self.drop_caption, uniform, text["tokens"])
         return cond
+
+    def losses(self, x0: Tensor, draw: Draw, eps: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        if self.loss == "vlb":
+            return variational_loss(self.denoiser, x0, draw.t, eps, cond)
+        if self.loss == "hybrid":
+            weighting, norm = self.weighting, self.loss_norm
+            return hybrid_loss(self.denoiser, x0, draw.t, eps, cond, weighting, norm, draw.density)
+        return super().losses(x0, draw, eps, cond)
 
     @torch.no_grad()
     def sample(

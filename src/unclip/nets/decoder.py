@@ -26,7 +26,8 @@ class DecoderNet(nn.Module):
     tokens that the attention blocks see after the caption's own encoded tokens.  Conditions: embedding
     (B,D) of unit norm and keep_embedding (B,) bool, unless conditioning is caption_only; tokens
     (B,L,token_width), token_mask (B,L) bool and keep_tokens (B,) bool, if caption_layers > 0.
-    `conditioning` says which embedding the net is trained on.
+    `conditioning` says which embedding the net is trained on.  learned_variance: twice the channels come out,
+    the second half being about the variance of a step of sampling.
     """
 
     @bounded
@@ -49,6 +50,7 @@ class DecoderNet(nn.Module):
         image_tokens: Annotated[int, "image_tokens >= 1"] = 4,
         caption_layers: Annotated[int, "caption_layers >= 0"] = 4,
         conditioning: Literal["image_embedding", "text_embedding", "caption_only"] = "image_embedding",
+        learned_variance: bool = False,
     ):
         super().__init__()
         if conditioning == "caption_only" and caption_layers == 0:
@@ -56,6 +58,7 @@ class DecoderNet(nn.Module):
                 "conditioning = 'caption_only' needs the caption: caption_layers = 0 leaves it out"
             )
         self.conditioning, self.image_size, self.image_channels = conditioning, image_size, image_channels
+        self.learned_variance = learned_variance
         self.time = TimeEmbedding(cond_width)
         self.embedding = (
             None
@@ -78,6 +81,7 @@ class DecoderNet(nn.Module):
             groups,
             dropout,
             unshuffle,
+            (1 + learned_variance) * image_channels,
         )
 
     @property
@@ -89,7 +93,7 @@ class DecoderNet(nn.Module):
         return self.embedding is not None
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x_t (B,C,Y,X), t (B,) -> (B,C,Y,X)."""
+        """x_t (B,C,Y,X), t (B,) -> (B,C,Y,X), or (B,2C,Y,X) with learned_variance."""
         vector, tokens, masks = self.time(t), [], []  # (B,E)
         if self.caption is not None:
             caption, mask = self.caption(

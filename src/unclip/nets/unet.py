@@ -23,7 +23,8 @@ class UNet(nn.Module):
 
     A level has `blocks` residual blocks on each way and then, if its number is in `attention` (0 = finest),
     attention once; a convolution takes it to the next level's grid and width.  `unshuffle` folds squares of
-    pixels into channels first, so that the whole net works at 1/unshuffle of the resolution.
+    pixels into channels first, so that the whole net works at 1/unshuffle of the resolution.  `out_channels`:
+    None for as many as the image has.
     """
 
     @bounded
@@ -41,6 +42,7 @@ class UNet(nn.Module):
         groups: Annotated[int, "groups >= 1"] = 8,
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.1,
         unshuffle: Annotated[int, "unshuffle >= 1"] = 1,
+        out_channels: Annotated[int | None, "out_channels >= 1"] = None,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
@@ -61,14 +63,15 @@ class UNet(nn.Module):
         for i, w in reversed(list(enumerate(widths))):
             finer = Upsample(w, widths[i - 1]) if i > 0 else None
             self.up.append(level(2 * w, w, blocks, i in attention, finer))
-        to_pixels = zeroed(nn.Conv2d(channels * multipliers[0], folded, 3, padding=1))
+        out = (out_channels or image_channels) * unshuffle**2
+        to_pixels = zeroed(nn.Conv2d(channels * multipliers[0], out, 3, padding=1))
         self.last = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), to_pixels)
 
     def forward(
         self, x: Tensor, vector: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None
     ) -> Tensor:
         """x (B,C,Y,X), vector (B,E), tokens (B,M,E), token_mask (B,M) True where one may look ->
-        (B,C,Y,X)."""
+        (B,out_channels,Y,X)."""
         if self.unshuffle > 1:
             x = F.pixel_unshuffle(x, self.unshuffle)
         h = self.first(x.contiguous(memory_format=torch.channels_last))

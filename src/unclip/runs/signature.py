@@ -22,6 +22,9 @@ NOT_THE_RESULT = {
     ),
     "data": ("folder",),
 }
+AS_BEFORE = {
+    "times": {"_target_": "unclip.diffusion.times.Uniform"}
+}  # groups that came later, at their default
 TRAINING_CALLBACKS = ("ema",)  # the others watch
 
 
@@ -41,7 +44,8 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     for group in ("trainer", "data"):
         kept[group] = {k: v for k, v in config[group].items() if k not in NOT_THE_RESULT[group]}
     kept["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if k in TRAINING_CALLBACKS}
-    return _without_defaults(kept, targets.parameters(f"{schema.__name__}.Train") or {})
+    shortened = _without_defaults(kept, targets.parameters(f"{schema.__name__}.Train") or {})
+    return {k: v for k, v in shortened.items() if k not in AS_BEFORE or v != AS_BEFORE[k]}
 
 
 def _without_defaults(node: dict[str, Any], accepted: dict[str, targets.Parameter]) -> dict[str, Any]:
