@@ -100,7 +100,8 @@ def make_grid(
     a list    these t, decreasing, as they are; `steps` is their number, or None
 
     The first three are rounded to a table's entries. On a continuous schedule they divide [0, 1] likewise,
-    but leading and linspace end at t = 1e-3, and none starts below log_snr = -20: alpha = 0 is not visited.
+    but leading and linspace end at t = 1e-3, and all start where log_snr = -20 if it goes below: alpha = 0 is
+    not visited.
 
     ValueError: more steps than the table has entries, an unknown spacing, a list that is unsorted or leaves
     the schedule.
@@ -150,14 +151,14 @@ def _table(T: int, steps: int, spacing: str) -> Tensor:
 
 
 def _continuous(schedule: Schedule, steps: int, spacing: str) -> Tensor:
+    # a schedule may stay beyond that level for a good part of [0, 1]: the rest is divided, not cut off
+    top = schedule.t_at(torch.tensor(-LOG_SNR_LIMIT, dtype=torch.float64)).item()
     k = torch.arange(steps, 0, -1, dtype=torch.float64)
     if spacing == "trailing":
-        t = k / steps
-    elif spacing == "leading":
-        t = T_MIN + (1 - T_MIN) * (k - 1) / steps
-    else:
-        t = torch.linspace(1, T_MIN, steps, dtype=torch.float64)
-    return t.clamp(max=schedule.t_at(torch.tensor(-LOG_SNR_LIMIT, dtype=torch.float64)).item())
+        return top * k / steps
+    if spacing == "leading":
+        return T_MIN + (top - T_MIN) * (k - 1) / steps
+    return torch.linspace(top, T_MIN, steps, dtype=torch.float64)
 
 
 def _explicit(T: int | None, steps: int | None, spacing: Sequence[float] | Tensor) -> Tensor:
