@@ -45,7 +45,14 @@ class Objective(Protocol):
 
 
 class Affine:
-    """What the rows of the table share; a row gives `mix` (a, b of its target), c_skip, c_out and c_eps."""
+    """What the rows of the table share; a row gives `mix` (a, b of its target), c_skip, c_out and c_eps.
+
+    sigma_data: the standard deviation of the data; the network gets x_t divided by the one that follows (c_in).
+    """
+
+    @bounded
+    def __init__(self, sigma_data: Annotated[float, "sigma_data > 0"] = 1.0):
+        self.sigma_data = sigma_data
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -60,9 +67,8 @@ class Affine:
         raise NotImplementedError
 
     def c_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (
-            alpha**2 + sigma**2
-        ).rsqrt()  # unit variance at unit-variance data; 1 when variance preserving
+        # 1 when variance preserving and sigma_data is 1
+        return ((alpha * self.sigma_data) ** 2 + sigma**2).rsqrt()
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         a, b = self.mix(alpha, sigma)
@@ -133,7 +139,13 @@ class V(Affine):
 
 
 class Flow(Affine):
-    """The direction from data to noise, eps - x_0 (Lipman et al. 2023; Liu et al. 2023)."""
+    """The direction from data to noise, eps - x_0 (Lipman et al. 2023; Liu et al. 2023). Without sigma_data
+    the network gets x_t as it is, as is the custom on the flow schedule."""
+
+    @bounded
+    def __init__(self, sigma_data: Annotated[float, "sigma_data > 0"] | None = None):
+        super().__init__(sigma_data or 1.0)
+        self._as_it_is = sigma_data is None
 
     def mix(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(alpha), torch.ones_like(sigma)
@@ -148,7 +160,7 @@ class Flow(Affine):
         return -alpha / (alpha + sigma)
 
     def c_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return torch.ones_like(alpha)
+        return torch.ones_like(alpha) if self._as_it_is else super().c_in(alpha, sigma)
 
 
 class Edm(Affine):
@@ -157,7 +169,7 @@ class Edm(Affine):
 
     @bounded
     def __init__(self, sigma_data: Annotated[float, "sigma_data > 0"] = 0.5):
-        self.sigma_data = sigma_data
+        super().__init__(sigma_data)
 
     def _norm(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return torch.hypot(alpha * self.sigma_data, sigma)
@@ -174,6 +186,3 @@ class Edm(Affine):
 
     def c_eps(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * self.sigma_data / self._norm(alpha, sigma)
-
-    def c_in(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return 1 / self._norm(alpha, sigma)

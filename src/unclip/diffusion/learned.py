@@ -1,0 +1,77 @@
+"""The one schedule with parameters: a monotone network, trained with the model. No loss, no optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from unclip.diffusion.bounds import bounded
+from unclip.diffusion.broadcast import at_least_float32
+from unclip.diffusion.process import bisected, variance_preserving
+
+
+class Learned(nn.Module):
+    """-log_snr = gamma_min + (gamma_max - gamma_min) (g(t) - g(0)) / (g(1) - g(0)), with g(t) = l1(t) +
+    l3(sigmoid(l2(l1(t)))) of positive weights, so rising (Kingma et al. 2021, eq. 9 and appendix H). Variance
+    preserving. The two ends are parameters too; gamma_max stays above gamma_min.
+
+    It begins the same everywhere, near log_snr linear in t: the `hidden` units of l2 have their middles
+    spread over [0, 1]. t_at by bisection, without gradients.
+    """
+
+    T: int | None = None
+
+    @bounded
+    def __init__(
+        self,
+        hidden: Annotated[int, "hidden >= 1"] = 1024,
+        gamma_min: float = -13.3,
+        gamma_max: float = 5.0,
+        steepness: Annotated[float, "steepness > 0"] = 8.0,
+    ):
+        super().__init__()
+        if not gamma_min < gamma_max:
+            raise ValueError(f"gamma_max = {gamma_max}: must satisfy gamma_max > gamma_min = {gamma_min}")
+        self.gamma_min = nn.Parameter(torch.tensor(gamma_min))
+        self.width = nn.Parameter(torch.tensor(_before_softplus(gamma_max - gamma_min)))
+        middles = (torch.arange(hidden) + 0.5) / hidden
+        self.weight1 = nn.Parameter(torch.tensor(_before_softplus(1.0)))
+        self.bias1 = nn.Parameter(torch.tensor(0.0))
+        self.weight2 = nn.Parameter(torch.full((hidden,), _before_softplus(steepness)))
+        self.bias2 = nn.Parameter(-steepness * middles)
+        self.weight3 = nn.Parameter(torch.full((hidden,), _before_softplus(1 / hidden)))
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return variance_preserving(self.level(t))
+
+    def level(self, t: Tensor) -> Tensor:
+        """log_snr(t), differentiable in t and in the parameters."""
+        t = at_least_float32(t)
+        now, first, last = self._g(torch.stack([t, torch.zeros_like(t), torch.ones_like(t)]))
+        return -(self.gamma_min.to(t) + softplus(self.width.to(t)) * (now - first) / (last - first))
+
+    def t_at(self, log_snr: Tensor) -> Tensor:
+        return bisected(self.level, log_snr, 1.0)
+
+    def from_uniform(self, u: Tensor) -> Tensor:
+        return u
+
+    def norm(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.hypot(alpha, sigma)
+
+    def _g(self, t: Tensor) -> Tensor:
+        """g(t) without l3's bias, which cancels; whatever t's shape, dtype and device."""
+        inner = softplus(self.weight1.to(t)) * t + self.bias1.to(t)
+        units = torch.sigmoid(
+            softplus(self.weight2.to(t)) * inner.unsqueeze(-1) + self.bias2.to(t)
+        )  # (..., H)
+        return inner + (softplus(self.weight3.to(t)) * units).sum(-1)
+
+
+def _before_softplus(x: float) -> float:
+    """The number whose softplus is x > 0."""
+    return x + math.log(-math.expm1(-x))
