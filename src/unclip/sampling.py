@@ -13,6 +13,7 @@ from torch import Tensor
 from unclip.diffusion.denoiser import Denoise, Denoiser
 from unclip.diffusion.grid import make_grid
 from unclip.diffusion.guidance import clipped, guided
+from unclip.diffusion.learned_variance import LearnedVariance
 from unclip.diffusion.sample import Callback, Noise
 from unclip.nets.conditions import null
 
@@ -43,13 +44,27 @@ class Sampler:
         """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then
         a step."""
         grid = make_grid(denoiser.schedule, self.steps, self.spacing)
-        denoise: Denoise = guided(denoiser, self.guidance, null(cond))
+        inner, options = self.asked(denoiser)
+        denoise = guided(inner, self.guidance, null(cond))
         if self.clip is not None:
             denoise = clipped(denoise, self.clip)
         with torch.no_grad():
             start = float(grid.sigma[0]) * noise(like)
-            return self.function(denoise, start, grid, cond, noise=noise, callback=callback)
+            return self.function(denoise, start, grid, cond, noise=noise, callback=callback, **options)
+
+    def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
+        """What is guided and clipped, and what else the function takes of it."""
+        return denoiser, {}
 
     def but(self, **changes: Any) -> Sampler:
         """The same sampler with some settings changed; None means unchanged."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class LearnedVarianceSampler(Sampler):
+    """For `ddpm`: its variance is what the network predicts in the same pass (Nichol & Dhariwal 2021)."""
+
+    def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
+        learned = LearnedVariance(denoiser)
+        return learned, {"variance": learned.variance}

@@ -36,7 +36,7 @@ SUPPLIED = {
     },
     "unclip.diffusion.schedule": {"T"},
     "unclip.diffusion.weighting": {"log_snr", "objective", "density", "scale"},
-    "unclip.diffusion.sample": {"denoise", "x", "grid", "cond", "noise", "callback"},
+    "unclip.diffusion.sample": {"denoise", "x", "grid", "cond", "noise", "callback", "variance"},
     "unclip.data": {"seed"},
     "unclip.callbacks": {"folder", "source", "extractor", "cache", "path"},
 }
