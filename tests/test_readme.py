@@ -11,6 +11,7 @@ import torch
 
 from unclip.config.compose import check_sweep, compose, config_folder, options
 from unclip.runs.pipeline import plan
+from unclip.runs.schedules import checked, listed
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -44,6 +45,8 @@ def test_the_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> 
         plan(
             chosen.pop("experiment"), [o for o in overrides if not o.startswith(("experiment=", "results="))]
         )
+    elif verb == "schedules":
+        checked([listed(o) for o in overrides])
     else:
         compose(verb, overrides)
 

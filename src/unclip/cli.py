@@ -76,6 +76,19 @@ Writes metrics.json into out=DIR (by default <run>/evaluation-<hash of the reque
   unclip evaluate run=outputs/demo
   unclip evaluate run=outputs/demo guidance=2 n=1000""",
     ),
+    "schedules": Verb(
+        "unclip.runs.schedules",
+        "noise schedules side by side, before training or after",
+        """unclip schedules [compare=NAME,NAME|all] [run=FOLDER,FOLDER] [overrides]
+
+Draws alpha and sigma, log-SNR and its density, real images at eight noise levels, what each weighting makes the loss
+attend to, and the levels that samplers would visit, into out=DIR (schedules.html and PNGs; outputs/schedules by
+default). With run=..., finished prior or decoder runs, also their measured error at each noise level.
+
+  unclip schedules compare=cosine,linear,sigmoid
+  unclip schedules compare=all weightings=uniform,p2,sigmoid objective=v
+  unclip schedules run=outputs/demo/0123456789 out=outputs/loss-by-level""",
+    ),
     "data": Verb(
         "unclip.runs.data",
         "fetch a data set, or say what is in it",

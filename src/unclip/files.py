@@ -33,6 +33,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """`content` into `path`, atomically."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON into `path`, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

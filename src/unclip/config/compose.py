@@ -25,7 +25,12 @@ import unclip
 from unclip.config import rules, schema, targets
 from unclip.config.problems import Problem, Problems
 
-SCHEMAS = {"train": schema.Train, "sample": schema.Generate, "evaluate": schema.Generate}
+SCHEMAS = {
+    "train": schema.Train,
+    "sample": schema.Generate,
+    "evaluate": schema.Generate,
+    "schedules": schema.Compare,
+}
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"
 SWEEP_VALUES_CHECKED = (
     50  # of each swept axis, one at a time; every cell is checked again when its turn comes

@@ -61,6 +61,23 @@ class Generate:
 
 
 @dataclass
+class Compare:
+    """conf/schedules.yaml: noise schedules side by side."""
+
+    data: Any
+    paths: Any
+    compare: list[str]
+    weightings: list[str]
+    objective: Any
+    spacings: list[Literal["leading", "trailing", "linspace", "karras", "log_snr"]]
+    steps: Annotated[int, "steps >= 1"]
+    run: list[str]
+    n: Annotated[int, "n >= 1"]
+    seed: Annotated[int, "0 <= seed < 2**32"]
+    out: str
+
+
+@dataclass
 class Paths:
     """Where things are kept."""
 
