@@ -52,7 +52,7 @@ class ChenCosine(Continuous):
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = at_least_float32(t)
         log_q, last = self._log_q(t), self._log_q(torch.ones_like(t))
-        signal = (log_q.exp() - last.exp()) / -torch.expm1(last)
+        signal = (log_q.exp() - last.exp()) / (1 - last.exp())  # exactly 1 at t = 0
         return signal.sqrt(), (torch.expm1(log_q) / torch.expm1(last)).sqrt()
 
     def t_at(self, log_snr: Tensor) -> Tensor:
