@@ -59,12 +59,19 @@ def decoder_nll(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     unbounded (Ho et al. 2020, eq. 13). By log Phi, which does not underflow however far off the mean is."""
     low, high = ((x0 + side - mean) * torch.exp(-log_variance / 2) for side in (-HALF_BIN, HALF_BIN))
     above = low + high > 0  # mirrored into the left tail, where log Phi keeps its digits
-    larger = torch.special.log_ndtr(torch.where(above, -low, high))
-    smaller = torch.special.log_ndtr(torch.where(above, -high, low))
+    larger = _log_cdf(torch.where(above, -low, high))
+    smaller = _log_cdf(torch.where(above, -high, low))
     inside = larger + torch.log(-torch.expm1(smaller - larger))
     first, last = x0 < HALF_BIN - 1, x0 > 1 - HALF_BIN
-    outer = torch.special.log_ndtr(torch.where(first, high, -low))
+    outer = _log_cdf(torch.where(first, high, -low))
     return -torch.where(first | last, outer, inside)
+
+
+def _log_cdf(z: Tensor) -> Tensor:
+    """log Phi. On the left by the scaled erfc: `log_ndtr` has no gradient to speak of there in float32."""
+    left, right = z.clamp(max=0), z.clamp(min=0)
+    tail = torch.log(torch.special.erfcx(-left / math.sqrt(2)) / 2) - left**2 / 2
+    return torch.where(z < 0, tail, torch.special.log_ndtr(right))
 
 
 # ---- their sum -----------------------------------------------------------------------------------------
