@@ -4,7 +4,7 @@ of its own."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unclip.diffusion.denoiser import Denoise, Denoiser
 from unclip.diffusion.grid import make_grid
-from unclip.diffusion.guidance import clipped, guided
+from unclip.diffusion.guidance import clipped, dynamic_thresholding, guided, within
 from unclip.diffusion.learned_variance import LearnedVariance
 from unclip.diffusion.sample import Callback, Noise
 from unclip.nets.conditions import null
@@ -24,7 +24,9 @@ class Sampler:
 
     function: a sampler of unclip.diffusion.sample with its own options bound. guidance: s in u + s (c - u),
     1 is off. clip: x0_hat is clipped to [-clip, clip], after guidance; None for embeddings and for no
-    clipping.
+    clipping. guidance_interval: guidance is on where low < sigma / alpha <= high; None is everywhere.
+    guidance_rescale: how far x0_hat gets back the spread it had before guidance. thresholding: the percentile
+    of |x0_hat| that is brought within clip, instead of clipping; None is clipping.
     """
 
     function: Callable[..., Tensor]
@@ -32,6 +34,18 @@ class Sampler:
     spacing: Literal["leading", "trailing", "linspace", "karras", "log_snr"] | Sequence[float] = "trailing"
     guidance: Annotated[float, "guidance >= 0"] = 1.0
     clip: Annotated[float | None, "clip > 0"] = None
+    guidance_interval: Annotated[
+        Sequence[float] | None,
+        "len(guidance_interval) == 2 and 0 <= guidance_interval[0] < guidance_interval[1]",
+    ] = None
+    guidance_rescale: Annotated[float, "0 <= guidance_rescale <= 1"] = 0.0
+    thresholding: Annotated[float | None, "0 < thresholding <= 1"] = None
+
+    def __post_init__(self) -> None:
+        if self.thresholding is not None and self.clip is None:
+            raise ValueError(
+                f"thresholding = {self.thresholding}: needs clip, the range of the data, and clip is None"
+            )
 
     def __call__(
         self,
@@ -45,8 +59,11 @@ class Sampler:
         a step."""
         grid = make_grid(denoiser.schedule, self.steps, self.spacing)
         inner, options = self.asked(denoiser)
-        denoise = guided(inner, self.guidance, null(cond))
-        if self.clip is not None:
+        scale = within(self.guidance, *self.guidance_interval) if self.guidance_interval else self.guidance
+        denoise = guided(inner, scale, null(cond), schedule=denoiser.schedule, rescale=self.guidance_rescale)
+        if self.clip is not None and self.thresholding is not None:
+            denoise = dynamic_thresholding(denoise, self.thresholding, self.clip)
+        elif self.clip is not None:
             denoise = clipped(denoise, self.clip)
         with torch.no_grad():
             start = float(grid.sigma[0]) * noise(like)
@@ -55,6 +72,13 @@ class Sampler:
     def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
         """What is guided and clipped, and what else the function takes of it."""
         return denoiser, {}
+
+    @property
+    def refinements(self) -> dict[str, Any]:
+        """What else guidance and clipping are given, to be written beside the samples; empty by default."""
+        names = ("guidance_interval", "guidance_rescale", "thresholding")
+        given = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in names}
+        return {name: value for name, (value, default) in given.items() if value != default}
 
     def but(self, **changes: Any) -> Sampler:
         """The same sampler with some settings changed; None means unchanged."""

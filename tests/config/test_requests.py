@@ -76,6 +76,23 @@ WRONG = {
         "model.depth",
         ["takes no such parameter", "channels"],
     ),
+    "interval upside down": (
+        ["stage=decoder", "sampler.guidance_interval=[3,0.2]"],
+        "sampler.guidance_interval",
+        ["[3, 0.2]", "guidance_interval[0] < guidance_interval[1]"],
+    ),
+    "half an interval": (
+        ["stage=decoder", "sampler.guidance_interval=[3]"],
+        "sampler.guidance_interval",
+        ["len(guidance_interval) == 2"],
+    ),
+    "rescale": (["stage=decoder", "sampler.guidance_rescale=2"], "sampler.guidance_rescale", ["<= 1"]),
+    "percentile": (["stage=decoder", "sampler.thresholding=99.5"], "sampler.thresholding", ["<= 1"]),
+    "thresholds without a range": (
+        ["stage=prior", "sampler.thresholding=0.995"],
+        "sampler.thresholding",
+        ["0.995", "clip_x0=1"],
+    ),
     "unreadable": (["stage=decoder", "seed=[1,"], "seed=[1,", ["cannot be read"]),
     "no end": (["stage=prior", "trainer.max_steps=-1"], "trainer.max_steps", ["trainer.max_epochs"]),
 }

@@ -190,6 +190,7 @@ def test_outside_its_interval_guidance_is_off():
 def test_an_interval_is_open_below_and_closed_above():
     equal = torch.tensor([0.0])  # sigma / alpha = 1
     assert [within(3.0, *ends)(equal).item() for ends in ((0.5, 1.0), (1.0, 2.0))] == [3.0, 1.0]
+    assert within(1.0, 0.5, 2.0) == 1.0  # off everywhere, and known to be
     assert within(3.0, 0.5, math.inf)(torch.tensor([-torch.inf])).item() == 3.0  # alpha = 0
 
 

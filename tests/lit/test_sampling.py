@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -133,6 +135,50 @@ def test_guidance_of_one_is_off_and_clipping_comes_after_guidance(tiny):
     assert {len(t) for t in seen} == {3}
     strong = decoder.sample(cond, torch.arange(3), 0, decoder.sampler.but(guidance=50.0))
     assert strong.abs().max() <= 1 + 1e-5
+
+
+def test_an_interval_of_guidance_saves_the_second_pass_outside_it(tiny):
+    decoder = livened(decoder_module(tiny.embeddings))
+    cond = decoder.condition(tiny.embeddings.image["train"][:3], {})
+    seen, base = times(decoder), decoder.sampler.but(guidance=3.0)
+
+    def run(sampler):
+        seen.clear()
+        found = decoder.sample(cond, torch.arange(3), 0, sampler)
+        return found, [len(t) for t in seen]
+
+    everywhere, off = run(base)[0], run(base.but(guidance=1.0))[0]
+    grid = make_grid(decoder.schedule, 5)
+    ratio = (grid.sigma / grid.alpha).tolist()
+    within, passes = run(replace(base, guidance_interval=(1.01 * ratio[3], 1.01 * ratio[1])))
+    assert passes == [3, 6, 6, 3, 3]
+    assert (within - off).abs().max() > 1e-3
+    assert (within - everywhere).abs().max() > 1e-3
+    assert torch.equal(run(replace(base, guidance_interval=(1e8, 1e9)))[0], off)
+    assert torch.equal(run(replace(base, guidance_interval=(0.0, math.inf)))[0], everywhere)
+
+
+def test_rescaling_and_thresholding_take_back_what_strong_guidance_adds(tiny):
+    """One step shows x0_hat itself: its spread falls with rescaling, and fewer pixels end at the limit."""
+    decoder = livened(decoder_module(tiny.embeddings))
+    cond = decoder.condition(tiny.embeddings.image["train"][:3], {})
+    strong = replace(decoder.sampler, steps=1, guidance=30.0)
+
+    def sample(**options):
+        return decoder.sample(cond, torch.arange(3), 0, replace(strong, **options))
+
+    unguided, plain = (sample(guidance=s, clip=None) for s in (1.0, 30.0))
+    rescaled = sample(clip=None, guidance_rescale=1.0)
+    assert plain.std() > 1.2 * unguided.std()
+    torch.testing.assert_close(rescaled.flatten(1).std(1), unguided.flatten(1).std(1))
+    clipped, thresholded = sample(), sample(thresholding=0.9)
+    assert thresholded.abs().max() <= 1 + 1e-6
+    at_the_limit = [(x.abs() > 1 - 1e-6).double().mean().item() for x in (clipped, thresholded)]
+    assert at_the_limit[1] < at_the_limit[0]
+    assert strong.refinements == {}
+    assert replace(strong, thresholding=0.9).refinements == {"thresholding": 0.9}
+    with pytest.raises(ValueError, match=r"thresholding = 0.9: needs clip"):
+        replace(strong, clip=None, thresholding=0.9)
 
 
 def test_prompts_and_images_change_the_picture(tiny):

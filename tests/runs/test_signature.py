@@ -78,6 +78,15 @@ def test_a_later_option_whose_default_means_as_before_moves_no_run() -> None:
     assert signature(after) != signature(before)
 
 
+def test_refinements_of_guidance_move_a_run_only_when_they_are_used() -> None:
+    before, after = config(), config()
+    for option in ("guidance_interval", "guidance_rescale", "thresholding"):
+        before["sampler"].pop(option)
+    assert signature(after) == signature(before)
+    after["sampler"]["guidance_rescale"] = 0.7
+    assert signature(after) != signature(before)
+
+
 def test_upstream_counts_by_its_signature_not_by_how_it_was_named(tmp_path: Path) -> None:
     def prior(*overrides: str) -> str:
         return signature(

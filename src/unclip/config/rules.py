@@ -113,6 +113,13 @@ def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
         )
 
 
+def _thresholding(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    sampler = config.get("sampler") or {}
+    if sampler.get("thresholding") is not None and sampler.get("clip") is None:
+        why = "brings x0_hat within a range: clip_x0=1 for pixels; embeddings have none"
+        yield Problem("sampler.thresholding", sampler["thresholding"], why)
+
+
 def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     """What a loss or a choice of times that goes by the steps of a table needs."""
     schedule, times, loss = config.get("schedule"), config.get("times"), config["stage"].get("loss")
@@ -164,7 +171,7 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
         yield Problem("trainer.devices", devices, "must be 1 or more, or auto")
 
 
-RULES = (_not_of_this_stage, _divisions, _batches, _steps, _likelihood, _hardware)
+RULES = (_not_of_this_stage, _divisions, _batches, _steps, _thresholding, _likelihood, _hardware)
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not
 the stage's), and the chosen options; each yields its problems."""
 

@@ -235,11 +235,13 @@ def ramp(
 def within(scale: Scale, low: float, high: float, outside: float = 1.0) -> Scale:
     """A scale in the interval low < sigma / alpha <= high alone (Kynkäänniemi et al. 2024, section 3), and
     `outside` it: 1, the "off" of classifier-free guidance and autoguidance; 0 for classifier guidance. high
-    may be inf."""
+    may be inf. Where the two are one number, that number."""
     if not 0 <= low < high:
         raise ValueError(f"interval = ({low}, {high}): sigma / alpha must satisfy 0 <= low < high")
     if not callable(scale):
         _check_number(scale)
+    if scale == outside:
+        return scale
 
     def scale_within(log_snr: Tensor) -> Tensor:
         ratio = torch.exp(-log_snr / 2)

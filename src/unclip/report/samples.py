@@ -50,6 +50,7 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
         "sampler": getattr(sampler.function, "func", sampler.function).__name__,
         "steps": sampler.steps,
         "guidance": sampler.guidance,
+        **sampler.refinements,
         "weights": {stage: _sha256(run.weights) for stage, run in trained.runs.items()},
     }
     lines = []
@@ -92,6 +93,7 @@ def settings(trained: Trained) -> dict[str, Any]:
         "spacing": sampler.spacing,
         "guidance": sampler.guidance,
         "clip": sampler.clip,
+        **sampler.refinements,
         "rerank": trained.model.rerank or trained.model.prior.rerank,
         "prior_steps": trained.model.prior.sampler.steps,
         "runs": {stage: run.signature for stage, run in trained.runs.items()},
