@@ -1,13 +1,23 @@
-"""Samplers against exact solutions: order of convergence, moments of what they give, and the contract they
-share."""
+"""What samplers promise, whatever the method: the whole process from noise to data, and the contract they
+share. Orders of convergence are in test_sampler_orders.py."""
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
 import torch
+from sampler_cases import (
+    ALIASES,
+    MEAN,
+    SAMPLERS,
+    STD,
+    STOCHASTIC,
+    churned,
+    keyed,
+    moments,
+    name,
+)
 
 from unclip.diffusion import (
     X0,
@@ -19,114 +29,57 @@ from unclip.diffusion import (
     GaussianMixture,
     Grid,
     Linear,
+    clipped,
     cosine_betas,
     ddim,
     ddpm,
     dpmpp_2m,
+    dpmpp_3m,
+    dpmpp_3m_sde,
     heun,
     jsd_betas,
+    lcm,
     linear_betas,
     make_grid,
     pndm,
     unipc,
 )
-from unclip.diffusion.schedule import Edm, Flow, Sigmoid
+from unclip.diffusion.schedule import Edm, Flow
 
-ORDERS = {ddim: (0.9, 1.1), heun: (1.85, 2.15), dpmpp_2m: (1.65, 2.3), pndm: (1.35, 3.0), unipc: (1.7, 3.2)}
-DETERMINISTIC = list(ORDERS)
-ancestral = functools.partial(ddim, eta=1.0)
-STOCHASTIC = [ddpm, ancestral, functools.partial(ddim, eta=0.5)]
-SAMPLERS = DETERMINISTIC + STOCHASTIC
-MEAN, STD = 0.7, 0.4
+EXACT = [s for s in SAMPLERS if s is not lcm]  # lcm is exact for consistency functions alone
 
 
-def name(value):
-    if isinstance(value, functools.partial):
-        return f"{value.func.__name__}-{value.keywords}"
-    return getattr(value, "__name__", type(value).__name__)
-
-
-def keyed(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return lambda x: torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-
-
-def interior(schedule, steps):
-    """A grid between two noise levels, t from .95 to .05, where the error of a method is not the ends'."""
-    t = torch.linspace(0.95, 0.05, steps + 1, dtype=torch.float64) * (
-        1 if schedule.T is None else schedule.T - 1
-    )
-    alpha, sigma = schedule(t)
-    return Grid(t=t, alpha=alpha, sigma=sigma)
-
-
-@pytest.mark.parametrize(
-    "schedule", [Linear(), Cosine(), Sigmoid(), Flow(), Discrete(linear_betas(1000))], ids=name
-)
-@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=name)
-def test_order_of_convergence_to_the_exact_ode(sampler, schedule):
-    x = 2 * keyed(0)(torch.empty(16, 3, dtype=torch.float64))
-    exact = Gaussian(schedule, MEAN, STD)
-
-    def error(steps):
-        grid = interior(schedule, steps)
-        levels = [level for pair in grid.pairs() for level in pair]
-        return (sampler(exact, x, grid) - exact.path(x, levels[0], levels[-1])).abs().max().item()
-
-    slope = math.log(error(80) / error(320)) / math.log(4)
-    low, high = ORDERS[sampler]
-    assert low <= slope <= high
-
-
-@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=name)
-def test_every_solver_finds_the_same_mixture(sampler):
-    """Curved trajectories between two modes: all agree with a fine solution, and end on the data."""
-    means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
-    exact = GaussianMixture(Linear(), means, 0.1)
-    x = keyed(1)(torch.empty(32, 2, dtype=torch.float64))
-    fine = heun(exact, x, make_grid(Linear(), 150, "log_snr"))
-    got = sampler(exact, x, make_grid(Linear(), 100, "log_snr"))
-    assert (got - fine).abs().median().item() < 0.02
-    assert (got[:, None] - means).norm(dim=-1).amin(1).max().item() < 0.6
-
-
-def moments(sampler, schedule, grid):
-    """Mean and standard deviation of what a sampler makes of Gaussian data, exactly.
-
-    The exact denoiser is affine, so the sample is too: mean + sum_i gain_i z_i over the start and every draw
-    of noise. Row 0 gets no noise at all, row 1 only the start's, row 2 + i only that of draw i.
-    """
-    rows = torch.zeros(grid.steps + 2, 1, dtype=torch.float64)
-    rows[1] = grid.sigma[0]
-    draws = iter(range(2, grid.steps + 2))
-
-    def noise(x):
-        z = torch.zeros_like(x)
-        z[next(draws)] = 1
-        return z
-
-    got = sampler(Gaussian(schedule, MEAN, STD), rows, grid, noise=noise)
-    return got[0].item(), (got[1:] - got[0]).norm().item()
+@pytest.mark.parametrize(("alias", "original"), ALIASES, ids=name)
+def test_one_method_by_two_names_is_one(alias, original):
+    exact = GaussianMixture(Cosine(), torch.tensor([[-1.0, 0.5], [1.0, 0.0]]).double(), 0.2)
+    for grid in (make_grid(Cosine(), 9), make_grid(Flow(), 5, "karras")):
+        x = grid.sigma[0] * keyed(1)(torch.empty(4, 2, dtype=torch.float64))
+        results = [sampler(exact, x, grid, noise=keyed(2)) for sampler in (alias, original)]
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "linspace", "karras", "log_snr"])
 @pytest.mark.parametrize("schedule", [Cosine(), Discrete(cosine_betas(1000)), Edm(), Flow()], ids=name)
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize("sampler", EXACT, ids=name)
 def test_the_whole_process_turns_noise_into_the_data(sampler, schedule, spacing):
     """From pure noise to the clean end, on every kind of grid: the data's mean and spread come out, and the
     better the more steps."""
-    coarse, fine = (moments(sampler, schedule, make_grid(schedule, steps, spacing)) for steps in (50, 200))
+    coarse, fine = (
+        moments(sampler, schedule, make_grid(schedule, steps, spacing), pure_noise=True)
+        for steps in (50, 200)
+    )
     for got, wanted in zip(fine, (MEAN, STD), strict=True):
         assert got == pytest.approx(wanted, rel=0.08 if sampler in STOCHASTIC else 0.05)
     assert abs(fine[1] - STD) < max(0.4 * abs(coarse[1] - STD), 1e-3)
 
 
-@pytest.mark.parametrize("sampler", [ddpm, ancestral], ids=name)
-def test_ancestral_noise_has_the_posteriors_variance(sampler):
+def test_ancestral_noise_has_the_posteriors_variance():
     """The noise term is sigma eps. Written sqrt(sigma) eps, or with the variance for the deviation, the
     spread of the samples is off by far more than this."""
     table = Discrete(linear_betas(1000))
-    assert moments(sampler, table, make_grid(table, 1000)) == pytest.approx((MEAN, STD), rel=0.01)
+    assert moments(ddpm, table, make_grid(table, 1000), pure_noise=True) == pytest.approx(
+        (MEAN, STD), rel=0.01
+    )
 
 
 def test_the_default_noise_is_gaussian():
@@ -140,7 +93,7 @@ def test_the_default_noise_is_gaussian():
     assert (z.abs() > 1).double().mean().item() == pytest.approx(0.317, abs=0.02)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s is not churned], ids=name)
 def test_the_model_is_run_at_every_level_of_the_grid_from_the_noisiest(sampler):
     """A diffusion model is sampled by its whole reverse process: one pass at t = T is not a sample."""
     schedule, seen = Discrete(cosine_betas(1000)), []
@@ -171,7 +124,7 @@ def evaluations(sampler, steps):
 
 def test_evaluations_a_step():
     """One; for Heun two but into sigma = 0, for PNDM two at the start."""
-    expected = {heun: 19, pndm: 11}
+    expected = {heun: 19, churned: 19, pndm: 11}
     assert [evaluations(sampler, 10) for sampler in SAMPLERS] == [expected.get(s, 10) for s in SAMPLERS]
 
 
@@ -193,9 +146,14 @@ def test_noise_is_drawn_once_a_stochastic_step_and_the_condition_is_passed_on(sa
 
     grid = make_grid(Cosine(), 5)
     sampler(denoise, torch.ones(2, 3), grid, cond, noise=noise, callback=callback)
-    assert steps == list(enumerate(grid.t[:-1].tolist()))
-    # the step into the clean end is not stochastic
-    assert draws == ([1, 2, 3, 4] if sampler in STOCHASTIC else [])
+    assert [step for step, _ in steps] == [0, 1, 2, 3, 4]
+    if sampler is churned:  # before every step, also the last one
+        assert draws == [0, 1, 2, 3, 4]
+        assert all(raised > t for (_, raised), t in zip(steps, grid.t[:-1].tolist(), strict=True))
+    else:
+        assert steps == list(enumerate(grid.t[:-1].tolist()))
+        # the step into the clean end is not stochastic
+        assert draws == ([1, 2, 3, 4] if sampler in [*STOCHASTIC, lcm] else [])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
@@ -244,7 +202,7 @@ def test_images_and_vectors_are_sampled_alike(sampler):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 30])
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize("sampler", EXACT, ids=name)
 def test_from_alpha_0_to_sigma_0(sampler, steps):
     """A table that ends at alpha = 0 exactly: no NaN, and the data's mean and spread as anywhere else. A
     single step can only give the mean."""
@@ -284,7 +242,37 @@ def test_eps_cannot_be_sampled_from_alpha_0_and_says_why(sampler):
         assert sampler(possible, x, make_grid(possible.schedule, 10)).isfinite().all()
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1])
-def test_an_impossible_eta_is_refused(eta):
-    with pytest.raises(ValueError, match=f"eta = {eta}: must satisfy 0 <= eta <= 1"):
-        ddim(Gaussian(Cosine()), torch.ones(1, 1), make_grid(Cosine(), 2), eta=eta)
+def test_a_model_without_an_answer_at_alpha_0_is_refused_there():
+    """A device is not asked at every step whether alpha is 0: x0_hat is NaN then, clipped or not, and the
+    sampler, which knows its levels, says so."""
+    schedule, x = Discrete(jsd_betas(100)), torch.ones(2, 3)
+    undefined = clipped(lambda x, t, cond: torch.full_like(x, math.nan), 1)
+    with pytest.raises(ValueError, match="x0_hat is NaN at t = 99, where alpha = 0: a network of eps"):
+        ddim(undefined, x, make_grid(schedule, 10))
+    assert ddim(undefined, x, make_grid(schedule, 10, "log_snr")).isnan().all()  # a model's own affair
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        (ddim, {"eta": -0.1}, "eta = -0.1: must satisfy 0 <= eta <= 1"),
+        (ddim, {"eta": 1.1}, "eta = 1.1: must satisfy 0 <= eta <= 1"),
+        (dpmpp_3m_sde, {"eta": -1.0}, "eta = -1.0: must satisfy eta >= 0"),
+        (dpmpp_2m, {"solver": "euler"}, "solver = 'euler': midpoint or heun"),
+        (dpmpp_3m, {"curvature": -1.0}, "curvature = -1.0: must satisfy curvature >= 0"),
+        (ddpm, {"variance": "tiny"}, "variance = 'tiny': small, large or a function"),
+        (heun, {"S_churn": -1.0}, "S_churn = -1.0: must satisfy S_churn >= 0"),
+        (heun, {"S_noise": 0.0}, "S_noise = 0.0: must satisfy S_noise > 0"),
+    ],
+)
+def test_impossible_options_are_refused(sampler, options, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(Gaussian(Cosine()), torch.ones(1, 1), make_grid(Cosine(), 2), **options)
+
+
+def test_churn_needs_levels_between_the_grids():
+    t = torch.tensor([0.9, 0.5, 0.1]).double()
+    by_hand = Grid(t, *Cosine()(t))
+    assert heun(Gaussian(Cosine()), torch.ones(1, 1), by_hand).isfinite().all()
+    with pytest.raises(ValueError, match="a grid without its schedule has no levels but its own"):
+        heun(Gaussian(Cosine()), torch.ones(1, 1), by_hand, S_churn=1.0)

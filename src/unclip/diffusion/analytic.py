@@ -23,7 +23,8 @@ class Gaussian:
     def __init__(self, schedule: Schedule, mean: float | Tensor = 0.0, std: float = 1.0):
         if not std > 0:
             raise ValueError(f"std = {std}: must satisfy std > 0")
-        self.schedule, self.mean, self.std = schedule, torch.as_tensor(mean), std
+        self.schedule, self.std = schedule, std
+        self.mean = torch.as_tensor(mean, dtype=torch.float64)
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         """x_t (B, *S), t (B,) -> x0_hat (B, *S)."""

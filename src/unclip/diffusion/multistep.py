@@ -63,7 +63,8 @@ def dpmpp_3m(
     parabola through the last three steps. The second step is 2M's, by its `solver`. Draws no noise.
 
     curvature: times x0_hat's second difference. 1, as its authors' code and those made after it have it, is
-        half of the Taylor expansion's: of second order, with a quarter of 2M's error. 2 is of third order.
+        half of the Taylor expansion's: of second order, with a fraction of 2M's error. 2 is of third order
+        but for the first two steps.
     """
     return _dpmpp(3, denoise, x, grid, cond, noise, callback, 0.0, solver, curvature)
 

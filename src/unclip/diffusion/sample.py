@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.bounds import bounded
+from unclip.diffusion.broadcast import at_least_float32
 from unclip.diffusion.denoiser import Cond, Denoise
 from unclip.diffusion.grid import Grid, Level
 from unclip.diffusion.multistep import (
@@ -31,7 +32,17 @@ from unclip.diffusion.multistep import (
     pndm,
     unipc,
 )
-from unclip.diffusion.steps import Callback, Noise, heun_slope, is_noise, move, move_eps, walk
+from unclip.diffusion.steps import (
+    Callback,
+    Noise,
+    denoise_at,
+    eps_hat,
+    heun_slope,
+    is_noise,
+    move,
+    move_eps,
+    walk,
+)
 from unclip.diffusion.variance import Variance, forward_variance, large, posterior_variance, small
 
 __all__ = [
@@ -149,7 +160,7 @@ def heun(
     callback: Callback | None = None,
     S_churn: Annotated[float, "S_churn >= 0"] = 0.0,
     S_tmin: Annotated[float, "S_tmin >= 0"] = 0.0,
-    S_tmax: Annotated[float, "S_tmax >= 0"] = math.inf,
+    S_tmax: Annotated[float | None, "S_tmax >= 0"] = None,
     S_noise: Annotated[float, "S_noise > 0"] = 1.0,
 ) -> Tensor:
     """Heun's method on d(x/alpha) / d(sigma/alpha) = eps_hat, second order, two evaluations a step (Karras
@@ -157,12 +168,13 @@ def heun(
 
     S_churn > 0 (algorithm 2): before each of the N steps from a level with S_tmin <= sigma/alpha <= S_tmax,
     noise of deviation S_noise raises that to (1 + min(S_churn / N, sqrt 2 - 1)) sigma/alpha, or to the
-    schedule's noisiest level. At 0 no noise is drawn. The callback sees the level raised.
+    schedule's noisiest level. At 0 no noise is drawn. S_tmax None: any. The callback sees the level raised.
     """
     gamma = min(S_churn / grid.steps, math.sqrt(2) - 1)
     raised: dict[Level, Level] = {}
     if gamma > 0:
-        within = [t for t, _ in grid.pairs() if t.alpha > 0 and S_tmin <= t.sigma / t.alpha <= S_tmax]
+        top = math.inf if S_tmax is None else S_tmax
+        within = [t for t, _ in grid.pairs() if t.alpha > 0 and S_tmin <= t.sigma / t.alpha <= top]
         log_snr = [2 * math.log(t.alpha / (t.sigma * (1 + gamma))) for t in within]
         raised = dict(zip(within, grid.levels_at(log_snr), strict=True))
 
@@ -201,6 +213,7 @@ def lcm(
     return walk(denoise, x, grid.pairs(), cond, callback, update)
 
 
+@torch.no_grad()
 def invert(
     denoise: Denoise,
     x: Tensor,
@@ -212,11 +225,12 @@ def invert(
     """DDIM inversion: the grid walked upwards, from x at its last level to what `ddim` would have started from
     (Song et al. 2021, section 4.3; Dhariwal & Nichol 2021, appendix F). First order. Draws no noise.
 
-    x (B, *S): clean where the grid ends at sigma = 0, whose t is never evaluated: the walk then begins at the
-    level before, at the mean alpha x of what the forward process makes of x.
+    x (B, *S): clean where the grid ends at sigma = 0, whose t is never evaluated. The step out of it takes
+    eps_hat from the level before, at alpha x, and is not seen by the callback.
     """
     upwards = grid.levels[::-1]
     if upwards[0].sigma == 0:
         upwards = upwards[1:]
-        x = upwards[0].alpha * x
+        level, mean = upwards[0], upwards[0].alpha * at_least_float32(x)
+        x = mean + level.sigma * eps_hat(mean, denoise_at(denoise, cond, mean, level), level)
     return walk(denoise, x, pairwise(upwards), cond, callback, move)

@@ -29,7 +29,7 @@ def posterior_variance(t: Level, s: Level, eta: float = 1.0) -> float:
 def forward_variance(t: Level, s: Level) -> float:
     """sigma_t^2 (1 - r) = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2: of q(x_t | x_s), beta (Ho et al. 2020,
     section 3.2), between any two levels. "Fixed large"; right for data of unit variance where alpha^2 +
-    sigma^2 = 1.
+    sigma^2 = 1. Given to x_s though it is x_t's: of all steps here this alone depends on the scale of x.
     """
     return t.sigma**2 * (1 - _snr_ratio(t, s))
 
