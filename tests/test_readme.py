@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from unclip.config.compose import check_sweep, compose, config_folder, options
+from unclip.build import part
+from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
+from unclip.config.problems import Problems
+from unclip.diffusion import Shifted, log_snr, make_grid
 from unclip.runs.pipeline import plan
 from unclip.runs.schedules import checked, listed
 
@@ -24,13 +27,42 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if l
 
 
 def test_the_example_samples_its_data() -> None:
-    (example,) = blocks("python")
+    example = blocks("python")[0]
     assert len(example.splitlines()) <= 25
     torch.manual_seed(0)
     names: dict[str, torch.Tensor] = {}
     exec(example, names)
     at_a_corner = ((names["samples"].abs() - 1).abs() < 0.2).all(1)
     assert at_a_corner.float().mean() > 0.85
+
+
+def test_its_new_schedule_is_one_class_of_ten_lines_and_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, module = blocks("python")
+    (file,) = blocks("yaml")
+    assert len(re.findall(r"^(?:class|    ).*$", module, re.MULTILINE)) <= 10
+    names = [re.match(r"# (\S+)", text) for text in (module, file)]
+    for name, text in zip(names, (module, file), strict=True):
+        assert name is not None
+        path = tmp_path / name[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(OWN_FOLDER, str(tmp_path / "mine"))
+    chosen = compose("train", ["stage=decoder", "schedule=power", "schedule.p=3"]).config["schedule"]
+    schedule = part(chosen)
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    level = log_snr(schedule, t)
+    assert (level.diff() < 0).all()
+    torch.testing.assert_close(schedule.t_at(level), t)
+    torch.testing.assert_close(schedule(t)[0].square(), 1 - t**3)
+    for one in (schedule, Shifted(schedule, 64, 32)):
+        assert make_grid(one, 20).alpha.isfinite().all()
+    with pytest.raises(Problems, match=r"schedule\.q"):
+        compose("train", ["stage=decoder", "schedule=power", "+schedule.q=3"])
+    with pytest.raises(Problems, match="must satisfy p > 0"):
+        compose("train", ["stage=decoder", "schedule=power", "schedule.p=-1"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -81,6 +81,8 @@ def _parse(path: Path) -> ast.Module:
 def _module(name: str) -> _Module | None:
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)
+    if spec and not rest and spec.origin and spec.origin.endswith(".py"):
+        return _Module(name, Path(spec.origin))  # a user's own file beside the packages
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder, *rest)
         for file in (path / "__init__.py", path.with_suffix(".py")):
