@@ -106,11 +106,37 @@ def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[
 
 
 def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    schedule, sampler = config.get("schedule"), config.get("sampler")
-    if schedule and sampler and schedule.get("T") and sampler["steps"] > schedule["T"]:
-        yield Problem(
-            "sampler.steps", sampler["steps"], f"the table has schedule.T = {schedule['T']} steps: use fewer"
+    (key, table), sampler = _table(config), config.get("sampler")
+    if table and sampler and sampler["steps"] > table["T"]:
+        why = f"the table has {key}.T = {table['T']} steps: use fewer"
+        yield Problem("sampler.steps", sampler["steps"], why)
+
+
+def _betas(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """What a table's constructor, or a sampler at the end of training, would refuse."""
+    key, table = _table(config)
+    if not table:
+        return
+    largest = 1000 * max(table["betas"].get(end, 0) for end in ("beta_start", "beta_end"))
+    if largest >= table["T"]:
+        why = (
+            f"betas are rescaled by 1000/T and must stay below 1: T >= {int(largest) + 1}; cosine takes any T"
         )
+        yield Problem(f"{key}.T", table["T"], why)
+    sampler = config.get("sampler") or {}
+    no_signal = _name(config["schedule"]) == "ZeroTerminalSnr" or _name(table["betas"]) == "jsd_betas"
+    visited = sampler.get("spacing") in ("trailing", "linspace")
+    if no_signal and visited and _name(config["objective"]) == "Eps":
+        why = "cannot sample where the schedule ends at alpha = 0: objective v, x0, flow or edm, or "
+        yield Problem("objective", choices.get("objective"), why + "sampler.spacing=log_snr")
+
+
+def _table(config: Config) -> tuple[str, Config]:
+    """The key and node of the schedule's table, below any modifier; an empty node in continuous time."""
+    key, node = "schedule", config.get("schedule") or {}
+    while "schedule" in node:
+        key, node = f"{key}.schedule", node["schedule"]
+    return key, node if node.get("T") and "betas" in node else {}
 
 
 def _thresholding(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -124,7 +150,7 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
     """What a loss or a choice of times that goes by the steps of a table needs."""
     schedule, times, loss = config.get("schedule"), config.get("times"), config["stage"].get("loss")
     learned = config["model"].get("learned_variance", False)
-    table = bool(schedule and schedule.get("T"))
+    table = bool(_table(config)[1])
     if loss == "hybrid" and not learned:
         why = "its variational part trains a variance: model.learned_variance=true"
         yield Problem("stage.loss", loss, why)
@@ -171,7 +197,7 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
         yield Problem("trainer.devices", devices, "must be 1 or more, or auto")
 
 
-RULES = (_not_of_this_stage, _divisions, _batches, _steps, _thresholding, _likelihood, _hardware)
+RULES = (_not_of_this_stage, _divisions, _batches, _steps, _betas, _thresholding, _likelihood, _hardware)
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not
 the stage's), and the chosen options; each yields its problems."""
 
