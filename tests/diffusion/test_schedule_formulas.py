@@ -151,7 +151,7 @@ def test_a_rescaled_table_that_is_too_short_says_how_long_it_must_be(betas, leas
 
 
 def hoogeboom(t, low=-15, high=15):
-    """The log-SNR of the paper's cosine schedule, as its appendix writes it."""
+    """The log-SNR of the cosine schedule as the paper writes it."""
     first, last = math.atan(math.exp(-high / 2)), math.atan(math.exp(-low / 2))
     return -2 * torch.log(torch.tan(first + t * (last - first)))
 
@@ -191,7 +191,7 @@ def test_densities_are_those_of_their_names(one, density):
 
 
 def test_laplace_and_cauchy_are_the_papers():
-    """Hang et al. 2024, table 1. The Cauchy's ends, which are cut off, are 1.6% of it."""
+    """Hang et al. 2024. The Cauchy's ends, which are cut off, are 1.6% of it."""
     mean, scale = 0.5, 0.4
     sign, distance = torch.sign(0.5 - INSIDE), (0.5 - INSIDE).abs()
     laplace = mean - scale * sign * torch.log(1 - 2 * distance)

@@ -115,7 +115,7 @@ class Cosine(Continuous):
 
 class TruncatedCosine(Continuous):
     """alpha = cos u, sigma = sin u, u linear in t between the two log-SNRs given: the cosine schedule without
-    its infinite ends (Hoogeboom et al. 2023, section 2 and appendix B)."""
+    its infinite ends (Hoogeboom et al. 2023, section 2)."""
 
     def __init__(self, log_snr_min: float = -15.0, log_snr_max: float = 15.0):
         if not log_snr_min < log_snr_max:

@@ -62,7 +62,7 @@ class Density(Continuous):
 
 
 class Laplace(Density):
-    """p(lambda) = exp(-|lambda - mean| / scale) / (2 scale), cut off at +-20 (Hang et al. 2024, table 1)."""
+    """p(lambda) = exp(-|lambda - mean| / scale) / (2 scale), cut off at +-20 (Hang et al. 2024)."""
 
     @bounded
     def __init__(self, mean: float = 0.0, scale: Annotated[float, "scale > 0"] = 0.5):
@@ -76,7 +76,7 @@ class Laplace(Density):
 
 
 class Cauchy(Density):
-    """p(lambda) = scale / (pi ((lambda - mean)^2 + scale^2)), cut off at +-20 (Hang et al. 2024, table 1)."""
+    """p(lambda) = scale / (pi ((lambda - mean)^2 + scale^2)), cut off at +-20 (Hang et al. 2024)."""
 
     @bounded
     def __init__(self, mean: float = 0.0, scale: Annotated[float, "scale > 0"] = 0.5):

@@ -16,7 +16,7 @@ from unclip.diffusion.process import bisected, variance_preserving
 
 class Learned(nn.Module):
     """-log_snr = gamma_min + (gamma_max - gamma_min) (g(t) - g(0)) / (g(1) - g(0)), with g(t) = l1(t) +
-    l3(sigmoid(l2(l1(t)))) of positive weights, so rising (Kingma et al. 2021, eq. 9 and appendix H). Variance
+    l3(sigmoid(l2(l1(t)))) of positive weights, so rising (Kingma et al. 2021, eq. 3 and appendix H). Variance
     preserving. The two ends are parameters too; gamma_max stays above gamma_min.
 
     It begins the same everywhere, near log_snr linear in t: the `hidden` units of l2 have their middles

@@ -46,7 +46,7 @@ class Modified:
 
 class Shifted(Modified):
     """log_snr + 2 log(reference / resolution): what the noise of `reference` px looks like at `resolution`
-    px, since larger pictures show through more noise (Hoogeboom et al. 2023, eq. 4). On `Flow` it is the
+    px, since larger pictures show through more noise (Hoogeboom et al. 2023, section 3.1). On `Flow` it is the
     shift of Esser et al. 2024, eq. 23: t -> c t / (1 + (c - 1) t), c = resolution / reference."""
 
     @bounded
@@ -70,7 +70,7 @@ class Shifted(Modified):
 class Interpolated(Modified):
     """`Shifted` by a reference that goes from `high` at t = 0 to `low` at t = 1, log_snr being the mean of the
     two shifted ones by t: the noise of small pictures for what is coarse, of large ones for details
-    (Hoogeboom et al. 2023, eq. 5, on the cosine schedule). t_at by bisection."""
+    (Hoogeboom et al. 2023, section 3.1, on the cosine schedule). t_at by bisection."""
 
     @bounded
     def __init__(
