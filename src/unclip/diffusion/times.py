@@ -191,7 +191,8 @@ class Importance(Times):
         return {"losses": self.losses, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.losses, self.counts = state["losses"].clone(), state["counts"].clone()
+        if state:  # none in a checkpoint of another choice of times
+            self.losses, self.counts = state["losses"].clone(), state["counts"].clone()
 
     def _reset(self, T: int) -> None:
         self.losses = torch.zeros(T, self.history, dtype=torch.float64)
