@@ -41,7 +41,7 @@ class Sde(Continuous):
     def t_at(self, log_snr: Tensor) -> Tensor:
         B = logsigmoid(at_least_float32(log_snr)).neg()
         whole = self.integral(torch.ones_like(B))
-        return torch.where(B < whole, self.inverse(torch.minimum(B, whole)), 1).clamp(max=1)
+        return torch.where(whole > B, self.inverse(torch.minimum(B, whole)), 1).clamp(max=1)
 
 
 class Linear(Sde):

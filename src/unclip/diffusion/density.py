@@ -14,7 +14,6 @@ from unclip.diffusion.bounds import bounded
 from unclip.diffusion.broadcast import at_least_float32
 from unclip.diffusion.process import LOG_SNR_LIMIT, Continuous, variance_preserving
 
-
 RESOLUTION = 2.0**-24  # of a float32 t: what is less likely has no t of its own
 
 
