@@ -13,10 +13,12 @@ from torch import nn
 
 from unclip.config import targets
 from unclip.config.compose import compose
+from unclip.config.problems import Problem, Problems
 from unclip.data.cache import locked
 from unclip.data.embeddings import Embeddings
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
+from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
 from unclip.nets.clip import CLIP
 from unclip.randomness import key
@@ -81,6 +83,22 @@ def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
         frozen = trained_net(only(config["clip"], config["paths"]["outputs"]), source)
     assert isinstance(frozen, CLIP)
     return frozen
+
+
+def evaluation_clip(run: str, outputs: str = "outputs") -> EvaluationClip:
+    """A finished CLIP run, by folder or signature, as a judge of images. Raises Problems."""
+    found = only(run, outputs)
+    if (stage := found.config["stage"]["name"]) != "clip":
+        raise Problems([Problem("extractor.run", run, f"is a run of stage {stage}; a judge is a CLIP")])
+    source = data(found.config)
+    clip = trained_net(found, source)
+    assert isinstance(clip, CLIP)
+    return EvaluationClip(clip, source.image_size, source.image_channels)
+
+
+def named_data(name: str, folder: str = "data") -> ImageTextData:
+    """An option of the group `data` as it is configured by default, its files fetched. Raises Problems."""
+    return data(compose("train", ["stage=classifier", f"data={name}", f"paths.data={folder}"]).config)
 
 
 def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:

@@ -10,7 +10,7 @@ import torch
 from unclip.data.fashion_mnist import FashionMNIST
 from unclip.data.image_text import ImageText
 from unclip.data.synthetic import Synthetic
-from unclip.evaluate.extractors import FashionMnistClassifier, RandomNetwork
+from unclip.evaluate.extractors import FashionMnistClassifier, RandomNetwork, with_channels
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def real_test(fashion_mnist: FashionMNIST) -> ImageText:
 
 
 @pytest.mark.parametrize("make", [FashionMnistClassifier, RandomNetwork])
-def test_features_do_not_depend_on_batches_modes_or_autocast(make, images, monkeypatch):
+def test_features_do_not_depend_on_batches_modes_or_autocast(make, images):
     extractor = make()
     expected = extractor.features(images)
     assert expected.dtype == torch.float64
     assert expected.shape == (64, extractor.num_features)
     assert expected.std(0).mean() > 1e-3  # images are told apart
-    monkeypatch.setattr("unclip.evaluate.extractors.BATCH", 7)
+    extractor.batch = 7
     extractor.net.train()
     with torch.autocast("cpu", torch.bfloat16):
         found = extractor.features(images)
@@ -50,8 +50,53 @@ def test_a_random_network_is_its_seed():
 def test_images_that_cannot_be_judged_are_refused(images):
     with pytest.raises(ValueError, match="must be uint8"):
         RandomNetwork().features(images.float())
-    with pytest.raises(ValueError, match="3 channels"):
-        FashionMnistClassifier().features(images.expand(-1, 3, -1, -1))
+    colour = images.expand(-1, 3, -1, -1)
+    with pytest.raises(
+        ValueError, match=r"images of 3 channels: the Fashion-MNIST classifier judges images of 1$"
+    ):
+        FashionMnistClassifier().features(colour)
+    with pytest.raises(ValueError, match=r"images of 3 channels: this random network judges images of 1$"):
+        RandomNetwork().features(colour)
+    with pytest.raises(ValueError, match=r"images of 2 channels: Inception judges images of 1 or 3$"):
+        with_channels(colour[:, :2], 3, "Inception")
+
+
+def test_features_that_are_not_finite_are_refused_and_counted(images):
+    extractor = RandomNetwork()
+    infinite = extractor.embed
+    extractor.embed = lambda x: infinite(x).where(x.mean((1, 2, 3)).unsqueeze(1) != x[5].mean(), torch.nan)
+    with pytest.raises(
+        ValueError, match="RandomNetwork gives features that are not finite for 1 of 64 images, first"
+    ):
+        extractor.features(images)
+
+
+def test_whatever_decides_the_features_is_in_the_fingerprint():
+    class Newer(RandomNetwork):
+        version = 2
+
+    class Brighter(RandomNetwork):
+        preprocessing = "to [0,1]"
+
+    found = {make().fingerprint for make in (RandomNetwork, Newer, Brighter, FashionMnistClassifier)}
+    changed = RandomNetwork()
+    with torch.no_grad():
+        changed.net[0].bias[0] += 1e-6
+    assert len(found | {changed.fingerprint, RandomNetwork(seed=1).fingerprint}) == 6
+
+
+def test_training_in_lower_precision_leaves_features_alone(images):
+    extractor = RandomNetwork()
+    expected = extractor.features(images)
+    seen = []
+    extractor.net.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(extractor.features(images), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
 
 
 def test_logits_are_the_linear_layer_on_the_features(images):

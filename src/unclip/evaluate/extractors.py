@@ -1,10 +1,12 @@
 """Feature extractors: fixed functions from stored images to feature vectors, each with a fingerprint of all
-that decides its output. Not trained here, and never the network that conditions what is being judged."""
+that decides its output. Not trained here, and never the network that conditions what is being judged; networks
+whose weights come from elsewhere are in pretrained.py."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -19,20 +21,21 @@ from unclip.data.images import resized, to_float
 from unclip.diffusion.bounds import bounded
 from unclip.nets.classifier import Classifier
 
-BATCH = 500  # images a forward pass
-
 
 class Extractor(ABC):
     """Images in, features out, the same wherever and however they are batched: eval mode, no gradients, no
-    autocast, no TF32.
+    autocast, no TF32; uint8 in on both sides of every comparison, float64 out.
 
-    A subclass gives `net`, `num_features`, `preprocessing` (words that name what `preprocess` does: part of
-    the fingerprint), `preprocess` and `embed`.
+    A subclass gives `net`, `num_features`, `preprocessing` (words that name what `preprocess` does, and the
+    version of whatever code is not ours: part of the fingerprint), `preprocess` and `embed`; and raises
+    `version` when its code changes what comes out.
     """
 
     net: nn.Module
     num_features: int
     preprocessing: str
+    version: int = 1
+    batch: int = 500  # images a forward pass
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:
@@ -44,7 +47,15 @@ class Extractor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(type(self).__qualname__, self.preprocessing, module_fingerprint(self.net))
+        """sha256 of weights, architecture, preprocessing and code version."""
+        return fingerprint(
+            type(self).__qualname__, self.version, self.preprocessing, module_fingerprint(self.net)
+        )
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """sha256 of the weights alone."""
+        return weights_fingerprint(self.net)
 
     @property
     def device(self) -> torch.device:
@@ -65,15 +76,60 @@ class Extractor(ABC):
             )
         self.net.eval()
         parts = []
-        with (
-            torch.no_grad(),
-            torch.autocast(self.device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            for part in images.split(BATCH):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), _full_precision():
+            for part in images.split(self.batch):
                 x = self.preprocess(part.to(self.device))
                 parts.append(function(x).double().cpu())
-        return torch.cat(parts)
+        return _finite(torch.cat(parts), type(self).__name__)
+
+
+def weights_fingerprint(net: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers, whatever its settings."""
+    return fingerprint(dict(net.state_dict()))
+
+
+def check_independent(extractor: Extractor, conditioning: nn.Module) -> None:
+    """Raises ValueError where the extractor is the very network that conditions the samples it would judge: they
+    were made to please it."""
+    if extractor.weights_fingerprint == weights_fingerprint(conditioning):
+        raise ValueError(
+            "extractor = clip: its weights are those of the CLIP that conditions these samples, which cannot judge "
+            "them; possible: a CLIP of another seed or data (unclip train stage=clip seed=1), or another extractor"
+        )
+
+
+def with_channels(images: Tensor, wanted: int, judge: str) -> Tensor:
+    """(n,C,H,W) -> (n,wanted,H,W): greyscale repeated to three channels. Raises ValueError for anything else that
+    does not fit."""
+    channels = images.shape[1]
+    if channels == wanted:
+        return images
+    if channels == 1 and wanted == 3:
+        return images.expand(-1, 3, -1, -1)
+    possible = "1 or 3" if wanted == 3 else str(wanted)
+    raise ValueError(f"images of {channels} channels: {judge} judges images of {possible}")
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """No TF32, neither in convolutions nor in matrix products; training's own setting is put back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _finite(features: Tensor, extractor: str) -> Tensor:
+    wrong = (~features.isfinite().all(1)).nonzero().flatten()
+    if len(wrong):
+        raise ValueError(
+            f"{extractor} gives features that are not finite for {len(wrong)} of {len(features)} images, "
+            f"first for image {int(wrong[0])}: its weights are damaged, or it is no judge of such images"
+        )
+    return features
 
 
 class FashionMnistClassifier(Extractor):
@@ -96,10 +152,7 @@ class FashionMnistClassifier(Extractor):
         self.num_features = self.net.num_features
 
     def preprocess(self, images: Tensor) -> Tensor:
-        if images.shape[1] != 1:
-            raise ValueError(
-                f"{images.shape[1]} channels: the Fashion-MNIST classifier judges images of one channel"
-            )
+        images = with_channels(images, 1, "the Fashion-MNIST classifier")
         return to_float(resized(images, 32, "pad" if images.shape[-2:] == (28, 28) else "bilinear"))
 
     def embed(self, x: Tensor) -> Tensor:
@@ -123,7 +176,7 @@ class RandomNetwork(Extractor):
         num_features: Annotated[int, "num_features >= 1"] = 64,
         seed: Annotated[int, "seed >= 0"] = 0,
     ) -> None:
-        self.num_features = num_features
+        self.image_channels, self.num_features = image_channels, num_features
         widths = (image_channels, 32, 64, num_features)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -135,7 +188,7 @@ class RandomNetwork(Extractor):
         )
 
     def preprocess(self, images: Tensor) -> Tensor:
-        return to_float(images)
+        return to_float(with_channels(images, self.image_channels, "this random network"))
 
     def embed(self, x: Tensor) -> Tensor:
         return self.net(x).mean(dim=(2, 3))
