@@ -10,7 +10,7 @@ from tests.lit.conftest import decoder_module, fit, prior_module, tiny_data
 from tests.lit.test_sampling import livened
 from tests.lit.test_training import losses
 from unclip.callbacks.checkpoint import Checkpoint
-from unclip.diffusion import Discrete, cosine_betas, variational_loss
+from unclip.diffusion import Cosine, Discrete, cosine_betas, variational_loss
 from unclip.diffusion.sample import ddpm
 from unclip.diffusion.times import Importance, LogitNormal, LogNormal, Uniform
 from unclip.randomness import BatchNoise
@@ -52,9 +52,8 @@ def test_importance_survives_a_stop_bit_for_bit(tiny, tmp_path):
         module = prior_module(tiny.embeddings, schedule=SHORT, times=Importance(history=2))
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         callbacks = [] if resume else [Checkpoint(5, str(saved))]  # within the third epoch of two batches
-        trainer = lightning.Trainer(
-            max_steps=8, accelerator="cpu", limit_val_batches=0, callbacks=callbacks, **quiet
-        )
+        quiet |= {"limit_val_batches": 0, "enable_checkpointing": bool(callbacks)}
+        trainer = lightning.Trainer(max_steps=8, accelerator="cpu", callbacks=callbacks, **quiet)
         trainer.fit(module, data, **resume)
         return module
 
@@ -155,3 +154,21 @@ def test_a_learned_variance_leaves_the_rest_of_the_net_as_it_was(tiny):
             if not name.startswith("unet.last.2"):
                 learned.net.get_parameter(name).copy_(x)
     assert losses(learned, tiny.data, 1) == losses(plain, tiny.data, 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"net": {}, "loss": "simple"}, {"net": {}, "loss": "simple", "schedule": Cosine()}]
+)
+def test_bits_per_dimension_are_the_images_own_in_any_batch(tiny, settings):
+    """Of learned and fixed variances, of tables and continuous time; noise is keyed by the image's index."""
+    module = livened(hybrid(tiny, **settings))
+    index, images = torch.tensor([3, 9, 17]), tiny.data.split("train").images[[3, 9, 17]]
+
+    def bits(rows):
+        cond = module.condition(tiny.embeddings.image["train"][index[rows]], {})
+        return module.bits_per_dim(images[rows], cond, index[rows], seed=0, steps=20).total
+
+    whole = bits([0, 1, 2])
+    torch.testing.assert_close(torch.cat([bits([2]), bits([0, 1])]), whole[[2, 0, 1]], rtol=1e-4, atol=0)
+    assert whole.isfinite().all()
+    assert (whole > 0).all()

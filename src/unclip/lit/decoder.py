@@ -11,7 +11,15 @@ from torch import Tensor
 
 from unclip.data.image_text import Split
 from unclip.data.images import to_float
-from unclip.diffusion import hybrid_loss, variational_loss
+from unclip.diffusion import (
+    Bound,
+    LearnedVariance,
+    bits_per_dim,
+    clipped,
+    hybrid_loss,
+    make_grid,
+    variational_loss,
+)
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.sample import Callback
 from unclip.diffusion.times import Draw
@@ -93,3 +101,28 @@ class DecoderModule(DiffusionStage):
         like = like.contiguous(memory_format=torch.channels_last)
         noise = KeyedNoise(key(seed, "decoder"), indices)
         return (sampler or self.sampler)(self.denoiser, like, cond, noise, callback)
+
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        cond: Mapping[str, Tensor],
+        indices: Tensor,
+        seed: int,
+        steps: int = 1000,
+        mask: Tensor | None = None,
+        u: Tensor | None = None,
+    ) -> Bound:
+        """The bound on -log p(image | condition), in bits per dimension, of images (B,C,H,W) uint8: over a
+        table's every entry, over `steps` of continuous time. mask, u: see diffusion.likelihood."""
+        denoiser = self.denoiser
+        learned = LearnedVariance(denoiser) if denoiser.learned_variance else None
+        return bits_per_dim(
+            clipped(learned or denoiser, 1.0),
+            images,
+            make_grid(self.schedule, self.schedule.T or steps),
+            cond,
+            noise=KeyedNoise(key(seed, "likelihood"), indices),
+            variance=learned or "small",
+            mask=mask,
+            u=u,
+        )
