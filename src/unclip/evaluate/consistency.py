@@ -4,6 +4,7 @@ network that conditions the samples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,31 @@ def class_kept(before: Tensor, after: Tensor) -> float:
     (N,classes) of both."""
     _check(before, after)
     return _mean(before.argmax(1) == after.argmax(1))
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (N,classes), labels (N,) the class each prompt asks for -> (classes, classes) counts: a row a class asked
+    for, a column a verdict."""
+    _check(logits, labels)
+    classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels from {int(labels.min())} to {int(labels.max())}: must be from 0 to {classes - 1}"
+        )
+    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+
+
+def inception_style_score(logits: Tensor) -> float:
+    """exp of the mean divergence of p(class | picture) from their mean (Salimans et al. 2016, sec. 4), over all
+    pictures at once, by the classifier that made the logits (N,classes): from 1 to the number of classes.
+
+    Secondary: it never sees a real image, one sharp picture a class is enough for it, and it is no Inception score
+    unless the classifier is that one.
+    """
+    _check(logits)
+    log_p = logits.double().log_softmax(1)
+    log_mean = log_p.logsumexp(0) - math.log(len(logits))
+    return (log_p.exp() * (log_p - log_mean)).sum(1).mean().exp().item()
 
 
 def _check(logits: Tensor, *others: Tensor) -> None:
