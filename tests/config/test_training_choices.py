@@ -33,6 +33,10 @@ HYBRID = ["model.learned_variance=true", "stage.loss=hybrid"]
             ["stage.loss=vlb", "weighting=min_snr"],
             "weighting = min_snr: stage.loss = vlb has the bound's own",
         ),
+        (
+            ["stage.loss=vlb", "schedule=jsd", "sampler.spacing=log_snr"],
+            "objective = eps: has no x_0 for stage.loss",
+        ),
         (["times=importance", "schedule=linear_continuous"], "times = importance: remembers losses by entry"),
         (["times=uniform", "stage=clip"], "times = uniform: stage clip has no times"),
         (["times=normal"], "times = normal: no such option"),
@@ -53,6 +57,7 @@ def test_what_does_not_fit_together_is_named(overrides: list[str], problem: str)
         [*HYBRID, "sampler=ddpm_learned", "weighting=min_snr", "times=importance"],
         [*HYBRID, "times=logit_normal", "schedule=linear"],
         ["stage.loss=vlb", "times=stratified"],
+        ["stage.loss=vlb", "schedule=linear_zero_terminal", "objective=v"],
         ["weighting=vlb", "times=log_normal", "schedule=linear_continuous", "objective=edm"],
     ],
 )

@@ -125,10 +125,14 @@ def _betas(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
         yield Problem(f"{key}.T", table["T"], why)
     sampler = config.get("sampler") or {}
     no_signal = _name(config["schedule"]) == "ZeroTerminalSnr" or _name(table["betas"]) == "jsd_betas"
-    visited = sampler.get("spacing") in ("trailing", "linspace")
-    if no_signal and visited and _name(config["objective"]) == "Eps":
-        why = "cannot sample where the schedule ends at alpha = 0: objective v, x0, flow or edm, or "
-        yield Problem("objective", choices.get("objective"), why + "sampler.spacing=log_snr")
+    visited, loss = sampler.get("spacing") in ("trailing", "linspace"), config["stage"].get("loss")
+    if no_signal and _name(config["objective"]) == "Eps":
+        if loss in ("hybrid", "vlb"):
+            why = f"has no x_0 for stage.loss = {loss} at alpha = 0, where the schedule ends: v, x0, flow or edm"
+            yield Problem("objective", choices.get("objective"), why)
+        elif visited:
+            why = "cannot sample where the schedule ends at alpha = 0: objective v, x0, flow or edm, or "
+            yield Problem("objective", choices.get("objective"), why + "sampler.spacing=log_snr")
 
 
 def _table(config: Config) -> tuple[str, Config]:
