@@ -52,13 +52,21 @@ def test_images_that_cannot_be_judged_are_refused(images):
         RandomNetwork().features(images.float())
     colour = images.expand(-1, 3, -1, -1)
     with pytest.raises(
-        ValueError, match=r"images of 3 channels: the Fashion-MNIST classifier judges images of 1$"
+        ValueError, match=r"images of 3 channels: the Fashion-MNIST classifier judges images of 1 channel$"
     ):
         FashionMnistClassifier().features(colour)
-    with pytest.raises(ValueError, match=r"images of 3 channels: this random network judges images of 1$"):
+    with pytest.raises(
+        ValueError, match=r"images of 3 channels: this random network judges images of 1 channel$"
+    ):
         RandomNetwork().features(colour)
-    with pytest.raises(ValueError, match=r"images of 2 channels: Inception judges images of 1 or 3$"):
+    with pytest.raises(
+        ValueError, match=r"images of 2 channels: Inception judges images of 1 or 3 channels$"
+    ):
         with_channels(colour[:, :2], 3, "Inception")
+    with pytest.raises(
+        ValueError, match=r"images of 1 channel: this random network judges images of 3 channels$"
+    ):
+        RandomNetwork(image_channels=3).features(images)
 
 
 def test_features_that_are_not_finite_are_refused_and_counted(images):

@@ -6,7 +6,15 @@ import torch
 from unclip.data.synthetic import Synthetic
 from unclip.evaluate.distances import moments
 from unclip.evaluate.extractors import RandomNetwork
-from unclip.evaluate.statistics import RealStatistics, StatisticsMismatch, identity, real_statistics
+from unclip.evaluate.statistics import (
+    RealImages,
+    RealStatistics,
+    StatisticsMismatch,
+    identity,
+    moments_of,
+    real_statistics,
+    statistics_of,
+)
 
 
 class Counting(RandomNetwork):
@@ -15,6 +23,14 @@ class Counting(RandomNetwork):
     def embed(self, x):
         Counting.seen += len(x)
         return super().embed(x)
+
+
+class Newer(Counting):
+    version = 2
+
+
+class Brighter(Counting):
+    preprocessing = "to [0,1]"
 
 
 @pytest.fixture
@@ -43,6 +59,8 @@ def test_whatever_they_depend_on_gives_others(data, tmp_path):
         (Counting(), data, "test", 16),
         (Counting(seed=1), data, "train", 40),
         (Counting(), Synthetic(128), "train", 40),
+        (Newer(), data, "train", 40),
+        (Brighter(), data, "train", 40),
     ]
     for case in cases:
         real_statistics(*case[:3], tmp_path, case[3])
@@ -58,8 +76,9 @@ def test_a_file_of_something_else_is_refused_with_what_differs(data, tmp_path):
     wrong.replace(right)
     with pytest.raises(StatisticsMismatch, match=r"holds statistics of something else: count is 40, not 50$"):
         real_statistics(Counting(), data, "train", tmp_path, 50)
+    test = identity(Counting(), RealImages.of_split(data, "test"), 16, "features")
     with pytest.raises(StatisticsMismatch, match="split is 'train', not 'test'"):
-        RealStatistics.load(right, identity(Counting(), data, "test", 16))
+        RealStatistics.load(right, test)
 
 
 def test_a_damaged_file_is_named_and_computed_again(data, tmp_path, capsys):
@@ -79,3 +98,50 @@ def test_impossible_counts_are_refused(data, tmp_path, count):
         ValueError, match=f"count = {count}: must be from 2 to the 64 images of the train split"
     ):
         real_statistics(Counting(), data, "train", tmp_path, count)
+
+
+def test_images_of_a_path_are_known_by_their_content(data, tmp_path):
+    images = data.split("train").images
+    first = statistics_of(Counting(), RealImages.of_images(images), tmp_path, 40)
+    assert Counting.seen == 40
+    again = statistics_of(Counting(), RealImages.of_images(images.clone()), tmp_path, 40)
+    assert Counting.seen == 40
+    assert torch.equal(first.features, again.features)
+    other = images.clone()
+    other[0, 0, 0, 0] += 1
+    changed = statistics_of(Counting(), RealImages.of_images(other), tmp_path, 40)
+    assert Counting.seen == 80
+    assert not torch.equal(first.features[0], changed.features[0])
+    assert torch.equal(first.features[1:], changed.features[1:])
+    with pytest.raises(ValueError, match="count = 65: must be from 2 to the 64 images there are"):
+        statistics_of(Counting(), RealImages.of_images(images), tmp_path, 65)
+
+
+def test_moments_alone_are_those_of_the_features_and_are_kept(data, tmp_path, monkeypatch):
+    real = RealImages.of_split(data, "train")
+    monkeypatch.setattr("unclip.evaluate.statistics.PART", 7)  # parts that do not divide the images
+    streamed = moments_of(Counting(), real, tmp_path, 40)
+    assert Counting.seen == 40
+    (path,) = tmp_path.glob("statistics-*")
+    width = Counting().num_features
+    assert path.stat().st_size < 8 * width * (width + 1) + 4096  # not the features
+    whole = statistics_of(Counting(), real, tmp_path / "features", 40)
+    for of_file in (
+        moments_of(Counting(), real, tmp_path / "features", 40),
+        moments_of(Counting(), real, tmp_path, 40),
+    ):
+        torch.testing.assert_close(of_file.mean, whole.moments.mean, rtol=0, atol=1e-12)
+        torch.testing.assert_close(of_file.covariance, whole.moments.covariance, rtol=0, atol=1e-12)
+        assert torch.equal(of_file.covariance, streamed.covariance)
+    assert Counting.seen == 80
+
+
+def test_nothing_is_left_where_the_features_cannot_be_used(data, tmp_path):
+    class Broken(Counting):
+        def embed(self, x):
+            return super().embed(x) / 0
+
+    for compute in (statistics_of, moments_of):
+        with pytest.raises(ValueError, match="Broken gives features that are not finite for 40 of 40 images"):
+            compute(Broken(), RealImages.of_split(data, "train"), tmp_path, 40)
+    assert not list(tmp_path.iterdir())

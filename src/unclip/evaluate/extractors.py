@@ -21,6 +21,11 @@ from unclip.data.images import resized, to_float
 from unclip.diffusion.bounds import bounded
 from unclip.nets.classifier import Classifier
 
+NOT_INDEPENDENT = (
+    "extractor = clip: its weights are those of the CLIP that conditions these samples, which cannot judge them; "
+    "possible: a CLIP of another seed or data (unclip train stage=clip seed=1), or another extractor"
+)
+
 
 class Extractor(ABC):
     """Images in, features out, the same wherever and however they are batched: eval mode, no gradients, no
@@ -92,22 +97,22 @@ def check_independent(extractor: Extractor, conditioning: nn.Module) -> None:
     """Raises ValueError where the extractor is the very network that conditions the samples it would judge: they
     were made to please it."""
     if extractor.weights_fingerprint == weights_fingerprint(conditioning):
-        raise ValueError(
-            "extractor = clip: its weights are those of the CLIP that conditions these samples, which cannot judge "
-            "them; possible: a CLIP of another seed or data (unclip train stage=clip seed=1), or another extractor"
-        )
+        raise ValueError(NOT_INDEPENDENT)
 
 
-def with_channels(images: Tensor, wanted: int, judge: str) -> Tensor:
-    """(n,C,H,W) -> (n,wanted,H,W): greyscale repeated to three channels. Raises ValueError for anything else that
-    does not fit."""
+def with_channels(images: Tensor, wanted: int, judge: str, repeat: bool = True) -> Tensor:
+    """(n,C,H,W) -> (n,wanted,H,W): greyscale repeated to three channels, unless told not to. Raises ValueError for
+    anything else that does not fit."""
     channels = images.shape[1]
     if channels == wanted:
         return images
-    if channels == 1 and wanted == 3:
+    repeat = repeat and wanted == 3
+    if channels == 1 and repeat:
         return images.expand(-1, 3, -1, -1)
-    possible = "1 or 3" if wanted == 3 else str(wanted)
-    raise ValueError(f"images of {channels} channels: {judge} judges images of {possible}")
+    possible = "1 or 3 channels" if repeat else f"{wanted} channel{'s' * (wanted > 1)}"
+    raise ValueError(
+        f"images of {channels} channel{'s' * (channels > 1)}: {judge} judges images of {possible}"
+    )
 
 
 @contextmanager
@@ -188,7 +193,7 @@ class RandomNetwork(Extractor):
         )
 
     def preprocess(self, images: Tensor) -> Tensor:
-        return to_float(with_channels(images, self.image_channels, "this random network"))
+        return to_float(with_channels(images, self.image_channels, "this random network", repeat=False))
 
     def embed(self, x: Tensor) -> Tensor:
         return self.net(x).mean(dim=(2, 3))

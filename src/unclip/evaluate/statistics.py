@@ -1,14 +1,14 @@
 """Features and moments of real images, extracted once and cached: every evaluation is measured against the
-same ones. A file that belongs to other data, another extractor or another count is refused, never used."""
+same ones. A file that belongs to other images, another extractor or another count is refused, never used."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,14 +16,39 @@ from unclip.data.cache import DamagedFile, load_tensors, save_tensors, say
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
 from unclip.data.module import ImageTextData
-from unclip.evaluate.distances import Moments, moments
+from unclip.evaluate.distances import Moments, StreamedMoments, moments
 from unclip.evaluate.extractors import Extractor
 
 IDENTITY = "identity"
+VERSION = 2  # of what is computed and kept here: an older file is never found
+PART = 1000  # images whose features are held at once where only their moments are kept
 
 
 class StatisticsMismatch(ValueError):
     """Statistics of something else than what was asked for; the message says in what they differ."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images uint8 (N,C,H,W) and what identifies them: a data set's name, or `images`; their split, if any."""
+
+    images: Tensor
+    data: str
+    data_fingerprint: str
+    split: Split | None
+
+    @classmethod
+    def of_split(cls, data: ImageTextData, split: Split) -> RealImages:
+        whole = data.split(split)
+        return cls(whole.images, type(data).__name__, whole.fingerprint, split)
+
+    @classmethod
+    def of_images(cls, images: Tensor) -> RealImages:
+        """Wherever they come from: they are identified by their content."""
+        return cls(images, "images", fingerprint(images), None)
+
+    def __str__(self) -> str:
+        return f"{self.split or 'reference'} images"
 
 
 @dataclass(frozen=True)
@@ -37,32 +62,28 @@ class RealStatistics:
 
     def save(self, path: Path) -> None:
         """Atomically. Features are kept as float32, the precision networks compute them in."""
-        save_tensors(path, {"features": self.features.float()}, {IDENTITY: json.dumps(dict(self.identity))})
+        _save(path, {"features": self.features.float()}, self.identity)
 
     @classmethod
     def load(cls, path: Path, expected: Mapping[str, Any]) -> RealStatistics:
         """Raises FileNotFoundError, DamagedFile, or StatisticsMismatch where the file is of something
         else."""
-        tensors, metadata = load_tensors(path)
-        found = json.loads(metadata.get(IDENTITY, "{}"))
-        differing = [name for name in expected if found.get(name) != expected[name]]
-        if differing:
-            raise StatisticsMismatch(
-                f"{path} holds statistics of something else: "
-                + "; ".join(f"{name} is {found.get(name)!r}, not {expected[name]!r}" for name in differing)
-            )
-        return cls(expected, tensors["features"].double())
+        return cls(expected, _load(path, expected)["features"].double())
 
 
-def identity(extractor: Extractor, data: ImageTextData, split: Split, count: int) -> dict[str, Any]:
-    """All that the statistics of the first `count` images of a split depend on."""
+def identity(
+    extractor: Extractor, real: RealImages, count: int, kept: Literal["features", "moments"]
+) -> dict[str, Any]:
+    """All that the statistics of the first `count` of these images depend on."""
     return {
+        "version": VERSION,
+        "kept": kept,
         "extractor": type(extractor).__name__,
         "extractor_fingerprint": extractor.fingerprint,
         "preprocessing": extractor.preprocessing,
-        "data": type(data).__name__,
-        "data_fingerprint": data.split(split).fingerprint,
-        "split": split,
+        "data": real.data,
+        "data_fingerprint": real.data_fingerprint,
+        "split": real.split,
         "count": count,
     }
 
@@ -80,19 +101,92 @@ def real_statistics(
     Raises ValueError for more images than there are, StatisticsMismatch; a damaged file is named and
     replaced.
     """
-    images = data.split(split).images
-    count = len(images) if count is None else count
-    if not 2 <= count <= len(images):
-        raise ValueError(f"count = {count}: must be from 2 to the {len(images)} images of the {split} split")
-    expected = identity(extractor, data, split, count)
-    path = Path(folder) / f"statistics-{fingerprint(expected)[:24]}.safetensors"
-    what = f"{expected['extractor']} features of {count} {split} images"
+    return statistics_of(extractor, RealImages.of_split(data, split), folder, count)
+
+
+def statistics_of(
+    extractor: Extractor, real: RealImages, folder: str | Path, count: int | None = None
+) -> RealStatistics:
+    """`real_statistics` of any images."""
+    count = _checked(real, count)
+    expected = identity(extractor, real, count, "features")
+
+    def compute() -> dict[str, Tensor]:
+        return {"features": extractor.features(real.images[:count]).float()}
+
+    tensors = _cached(Path(folder), expected, f"features of {count} {real}", compute)
+    return RealStatistics(expected, tensors["features"].double())
+
+
+def moments_of(
+    extractor: Extractor, real: RealImages, folder: str | Path, count: int | None = None
+) -> Moments:
+    """Mean and covariance alone, of the first `count` of these images, cached as `real_statistics` are.
+
+    Never holds all features in float64: at 2048 features, 50,000 images take no more than 1,000 do.
+    """
+    count = _checked(real, count)
+    expected = identity(extractor, real, count, "moments")
+
+    def parts() -> Iterator[Tensor]:
+        """Features (n,F) float32, of the images or of the file that has them: the same moments from either."""
+        kept = identity(extractor, real, count, "features")
+        try:
+            yield from _load(_path(Path(folder), kept), kept)["features"].split(PART)
+        except (FileNotFoundError, DamagedFile):
+            for part in real.images[:count].split(PART):
+                yield extractor.features(part).float()
+
+    def compute() -> dict[str, Tensor]:
+        streamed = StreamedMoments()
+        for part in parts():
+            streamed.update(part.double())
+        return streamed.moments._asdict()
+
+    return Moments(**_cached(Path(folder), expected, f"moments of {count} {real}", compute))
+
+
+def _checked(real: RealImages, count: int | None) -> int:
+    there = len(real.images)
+    count = there if count is None else count
+    if not 2 <= count <= there:
+        where = (
+            f"the {there} images of the {real.split} split" if real.split else f"the {there} images there are"
+        )
+        raise ValueError(f"count = {count}: must be from 2 to {where}")
+    return count
+
+
+def _path(folder: Path, expected: Mapping[str, Any]) -> Path:
+    return folder / f"statistics-{fingerprint(expected)[:24]}.safetensors"
+
+
+def _cached(
+    folder: Path, expected: Mapping[str, Any], what: str, compute: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    path, what = _path(folder, expected), f"{expected['extractor']} {what}"
     try:
-        return RealStatistics.load(path, expected)
+        return _load(path, expected)
     except FileNotFoundError:
         say(f"{what}: computing")
     except DamagedFile as error:
         say(f"{what}: computing again, {error}")
-    statistics = RealStatistics(expected, extractor.features(images[:count]).float().double())
-    statistics.save(path)
-    return statistics
+    tensors = compute()
+    _save(path, tensors, expected)
+    return tensors
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], whose: Mapping[str, Any]) -> None:
+    save_tensors(path, tensors, {IDENTITY: json.dumps(dict(whose))})
+
+
+def _load(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors, metadata = load_tensors(path)
+    found = json.loads(metadata.get(IDENTITY, "{}"))
+    differing = [name for name in expected if found.get(name) != expected[name]]
+    if differing:
+        raise StatisticsMismatch(
+            f"{path} holds statistics of something else: "
+            + "; ".join(f"{name} is {found.get(name)!r}, not {expected[name]!r}" for name in differing)
+        )
+    return tensors
