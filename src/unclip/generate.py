@@ -55,14 +55,21 @@ class UnCLIP:
         seed: int = 0,
         progress: Progress = lambda done: None,
         callback: Callback | None = None,
+        embeddings: Tensor | None = None,
     ) -> Tensor:
-        """uint8 (len(prompts) * per_prompt, C,H,W), prompt by prompt. Sample i is the same in any batch."""
+        """uint8 (len(prompts) * per_prompt, C,H,W), prompt by prompt. Sample i is the same in any batch.
+
+        embeddings: what `embed` gave for these prompts and this seed, where it is there already.
+        """
         features = self.text(prompts)
         which = torch.arange(len(prompts)).repeat_interleave(per_prompt)  # (n,)
 
         def pictures(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
-            image = self.prior.sample(text, indices, seed, rerank=self.rerank)
+            if embeddings is None:
+                image = self.prior.sample(text, indices, seed, rerank=self.rerank)
+            else:
+                image = embeddings[indices].to(self.device)
             return self.decode(image, text, indices, seed, callback)
 
         return self._batched(pictures, len(which), progress)

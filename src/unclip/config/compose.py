@@ -24,11 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 import unclip
 from unclip.config import rules, schema, targets
 from unclip.config.problems import Problem, Problems
+from unclip.evaluate import catalogue
 
 SCHEMAS = {
     "train": schema.Train,
     "sample": schema.Generate,
-    "evaluate": schema.Generate,
+    "evaluate": schema.Evaluate,
     "schedules": schema.Compare,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"
@@ -209,6 +210,10 @@ class _Composer:
         if self.verb == "train":
             base, _ = self._compose([f"stage={choices['stage']}"])
             problems += _broken_rules(config, base, choices, strict=not problems)
+        if self.verb == "evaluate":
+            problems += [
+                Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])
+            ]
         return problems, Composed(config, choices, lines)
 
     def _compose(self, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -38,7 +38,7 @@ class Train:
 
 @dataclass
 class Generate:
-    """conf/sample.yaml and conf/evaluate.yaml: pictures from trained stages, and what they are worth."""
+    """conf/sample.yaml, and part of conf/evaluate.yaml: pictures from trained stages."""
 
     paths: Any
     run: str | None = None
@@ -47,6 +47,7 @@ class Generate:
     decoder: str | None = None
     sampler: Any = None
     guidance: Annotated[float | None, "guidance >= 0"] = None
+    steps: Annotated[int | None, "steps >= 1"] = None
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     rerank: Annotated[int | None, "rerank >= 1"] = None
     prompts: list[str] | None = None
@@ -56,8 +57,23 @@ class Generate:
     denoising: Annotated[int, "denoising >= 0"] = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     out: str | None = None
+
+
+@dataclass
+class Evaluate(Generate):
+    """conf/evaluate.yaml: what a trained model's pictures, or those of a folder, are worth."""
+
+    images: str | None = None
+    reference: str | None = None
+    skip_corrupt: bool = False
     extractor: Any = None
-    n: Annotated[int, "n >= 2"] = 500
+    metrics: list[str] | None = None
+    n: Annotated[int | None, "n >= 2"] = None
+    reference_n: Annotated[int | None, "reference_n >= 2"] = None
+    k: Annotated[int, "k >= 1"] = 5
+    kid_subsets: Annotated[int, "kid_subsets >= 2"] = 100
+    kid_subset_size: Annotated[int | None, "kid_subset_size >= 2"] = None
+    nll_steps: Annotated[int | None, "nll_steps >= 1"] = 50
 
 
 @dataclass

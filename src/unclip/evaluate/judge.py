@@ -1,111 +1,280 @@
-"""The numbers of one evaluation, each with what defines it: a dictionary that goes into metrics.json as it is.
+"""The numbers of a set of pictures, each with all that defines it: dictionaries that go into metrics.json as they are.
 
-Combines extractors, distances and consistency; it neither samples nor reads files of runs.
+Combines extractors, distances and consistency; it neither samples nor reads files of runs. What a trained model is
+judged by beyond its pictures is in stages.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unclip.data.module import ImageTextData
-from unclip.evaluate.consistency import class_kept, prompt_consistency
-from unclip.evaluate.distances import frechet, frechet_distance, moments
-from unclip.evaluate.extractors import Extractor
-from unclip.evaluate.statistics import real_statistics
+from unclip.evaluate import distances
+from unclip.evaluate.consistency import confusion, inception_style_score
+from unclip.evaluate.consistency import prompt_consistency as agreement
+from unclip.evaluate.intervals import wilson
+from unclip.evaluate.manifold import nearest
+from unclip.evaluate.manifold import prdc as manifolds
+from unclip.evaluate.pixels import brightness_distance
+from unclip.evaluate.seen import Reference, Seen
 
-REFERENCE = 10_000  # training images that distances are measured against
+PAIRS = 10  # closest pairs of a sample and a training image, for a picture
+BASELINE = 500  # held-out images whose nearest training images are the baseline, at most
+PIXELS = 2**24  # of training images compared at a time: 128 MiB
 
 
-def distance(images: Tensor, extractor: Extractor, data: ImageTextData, cache: Path) -> dict[str, Any]:
-    """Frechet distance of N samples, uint8 (N,C,H,W), to training images; the floor is that of N test images."""
-    n = len(images)
-    reference = real_statistics(extractor, data, "train", cache, min(REFERENCE, len(data.split("train"))))
-    held_out = data.split("test").images
-    count = min(n, len(held_out))
-    floor = real_statistics(extractor, data, "test", cache, count)
-    samples = moments(extractor.features(images))
+@dataclass(frozen=True)
+class Settings:
+    """Those of metrics that have some; as in conf/evaluate.yaml."""
+
+    k: int = 5
+    kid_subsets: int = 100
+    kid_subset_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What pictures were asked to show, and how real test images fare with the same judge."""
+
+    caption_ids: Tensor  # (N,) into captions
+    captions: Sequence[str]
+    class_names: Sequence[str]
+    class_of: Tensor  # (captions,) the class each asks for
+    test: Seen
+    test_labels: Tensor
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(classes,classes) counts of test images: rows are what they are, columns what the judge sees."""
+        return confusion(self.test.logits, self.test_labels)
+
+
+def pictures(
+    names: Sequence[str],
+    seen: Seen,
+    reference: Reference,
+    settings: Settings,
+    asked: Asked | None = None,
+) -> dict[str, Any]:
+    """The named metrics of pictures, those of them that are in this file."""
+    measured: dict[str, Callable[[], dict[str, Any]]] = {
+        "fd": lambda: fd(seen, reference),
+        "fd_infinity": lambda: fd_infinity(seen, reference),
+        "kid": lambda: kid(seen, reference, settings),
+        "cmmd": lambda: cmmd(seen, reference),
+        "prdc": lambda: prdc(seen, reference, settings),
+        "inception_score": lambda: inception_score(seen, reference),
+        "memorisation": lambda: memorisation(seen.images, reference),
+        "brightness": lambda: brightness(seen.images, reference),
+    }
+    if asked is not None:
+        measured |= {
+            "prompt_consistency": lambda: prompt_consistency(seen, asked),
+            "prompt_retrieval": lambda: prompt_retrieval(seen, asked),
+        }
+    return {name: measure() for name, measure in measured.items() if name in names}
+
+
+def fd(seen: Seen, reference: Reference) -> dict[str, Any]:
+    """Frechet distance of N samples; the floor is that of as many real images that are not in the reference."""
+
+    def distance(x: Seen, real: Seen) -> float:
+        if x.keep and len(x) <= x.extractor.num_features:  # a set of few images is its own root
+            return float(distances.frechet(x.features, real.features))
+        return float(distances.frechet_distance(*x.moments, *real.moments))
+
+    return _distance(seen, reference, distance)
+
+
+def fd_infinity(seen: Seen, reference: Reference) -> dict[str, Any]:
+    """Frechet distance extrapolated to infinitely many samples, with the line it was read from."""
+
+    def fitted(x: Seen, real: Seen) -> distances.Extrapolation:
+        return distances.fd_infinity(x.features, real.moments)
+
+    line = fitted(seen, reference.real)
     return {
-        "value": float(frechet_distance(*samples, *reference.moments)),
-        "n": n,
-        "floor": float(frechet(floor.features, reference.features)),
-        "floor_n": count,
-        "reference": f"first {len(reference.features)} training images",
-        "extractor": type(extractor).__name__,
-        "extractor_fingerprint": extractor.fingerprint[:16],
+        "value": line.value,
+        "n": len(seen),
+        "slope": line.slope,
+        "counts": list(line.counts),
+        "distances": list(line.distances),
+        **reference.floored(lambda x, real: fitted(x, real).value),
+        **reference.settings,
     }
 
 
-def consistency(images: Tensor, caption_ids: Tensor, data: ImageTextData, extractor: Any) -> dict[str, Any]:
+def kid(seen: Seen, reference: Reference, settings: Settings) -> dict[str, Any]:
+    """Kernel distance over random subsets, on features of equal length."""
+    smallest = min(len(x) for x in (seen, reference.real, reference.held_out) if x is not None)
+    size = settings.kid_subset_size or min(1000, max(smallest // 2, 2))
+
+    def distance(x: Seen, real: Seen) -> distances.KernelDistance:
+        subsets = settings.kid_subsets
+        return distances.kid(x.features, real.features, subsets=subsets, subset_size=size, seed=0)
+
+    return {
+        **_distance(seen, reference, lambda x, real: distance(x, real).value),
+        "std": distance(seen, reference.real).std,
+        "subsets": settings.kid_subsets,
+        "subset_size": size,
+        "subset_seed": 0,
+        "kernel": "(cos + 1)^3",
+    }
+
+
+def cmmd(seen: Seen, reference: Reference) -> dict[str, Any]:
+    """Maximum mean discrepancy of CLIP embeddings with a Gaussian kernel."""
+
+    def distance(x: Seen, real: Seen) -> float:
+        return float(distances.cmmd(x.features, real.features))
+
+    return {**_distance(seen, reference, distance), "kernel": "Gaussian, sigma 10, x 1000"}
+
+
+def prdc(seen: Seen, reference: Reference, settings: Settings) -> dict[str, Any]:
+    """Precision, recall, density, coverage: as many real images as samples, as all four depend on both counts."""
+    count = min(len(seen), len(reference.real))
+    k = min(settings.k, count - 1)
+
+    def four(x: Seen, real: Seen) -> dict[str, float]:
+        same = min(len(x), len(real), count)
+        return manifolds(real.drawn(same), x.drawn(same), k)._asdict()
+
+    return {
+        **four(seen, reference.real),
+        "n": count,
+        "k": k,
+        **reference.floored(four),
+        **{**reference.settings, "reference_n": count},
+    }
+
+
+def inception_score(seen: Seen, reference: Reference) -> dict[str, Any]:
+    """The score of the domain's classifier, from 1 to the number of classes: secondary, as it knows nothing of real
+    images; theirs is beside it."""
+    real = reference.held_out or reference.real
+    return {
+        "value": float(inception_style_score(seen.logits)),
+        "n": len(seen),
+        "real_images": float(inception_style_score(real.logits)),
+        "real_n": len(real),
+        "classes": seen.logits.shape[1],
+        **_classifier(seen),
+    }
+
+
+def memorisation(images: Tensor, reference: Reference) -> dict[str, Any]:
+    """How near samples are to training images in pixels, beside how near images are that were never trained on."""
+    held_out = reference.held_out.images[:BASELINE] if reference.held_out else images[:0]
+    if reference.others is None:  # one search for both
+        distance, index = _nearest(torch.cat([images, held_out]), reference.everything)
+        distance, baseline = distance[: len(images)], distance[len(images) :]
+    else:
+        distance, index = _nearest(images, reference.everything)
+        baseline = _nearest(held_out, reference.others)[0]
+    result: dict[str, Any] = {
+        "value": float(distance.median()),
+        "n": len(images),
+        "unit": "grey levels of 255, root mean square over pixels; median over pictures",
+        "reference_n": len(reference.everything),
+        "closest": [
+            {"sample": i, "training": int(index[i]), "distance": float(distance[i])}
+            for i in distance.argsort()[:PAIRS].tolist()
+        ],
+    }
+    if not len(baseline):
+        return {**result, "baseline": None, "baseline_n": 0}
+    threshold = baseline.quantile(0.01)
+    return {
+        **result,
+        "baseline": float(baseline.median()),
+        "baseline_n": len(baseline),
+        "closest_percent_of_baseline": float(threshold),
+        "share_closer": float((distance < threshold).double().mean()),
+    }
+
+
+def _nearest(images: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each image (N,C,H,W) the root mean square distance to its nearest training image, and which, (N,) both."""
+    pixels = images[0].numel()
+    rows = max(PIXELS // pixels, 1)  # at a time: in float64 all of a data set may not fit into memory
+    found = [nearest(images.flatten(1), part.flatten(1), 1) for part in training.split(rows)]
+    distances = torch.cat([distance for distance, _ in found], dim=1)  # (N,parts)
+    best = distances.argmin(1)
+    index = torch.cat([index for _, index in found], dim=1)[torch.arange(len(images)), best] + best * rows
+    return distances.amin(1) / pixels**0.5, index
+
+
+def brightness(images: Tensor, reference: Reference) -> dict[str, Any]:
+    """How far the distribution of the pictures' mean brightness is from that of real ones."""
+    pictures = Seen(images, reference.real.extractor)
+    measured = _distance(
+        pictures, reference, lambda x, real: float(brightness_distance(x.images, real.images))
+    )
+    return {k: v for k, v in measured.items() if not k.startswith("extractor")}
+
+
+def _distance(seen: Seen, reference: Reference, metric: Callable[[Seen, Seen], float]) -> dict[str, Any]:
+    return {
+        "value": metric(seen, reference.real),
+        "n": len(seen),
+        **reference.floored(metric),
+        **reference.settings,
+    }
+
+
+def prompt_consistency(seen: Seen, asked: Asked) -> dict[str, Any]:
     """How often the classifier sees what the caption asked for; its own accuracy on test images is the ceiling."""
-    test = data.split("test")
-    class_of = _class_of_caption(data)
-    result = prompt_consistency(extractor.logits(images), class_of[caption_ids], caption_ids, data.captions)
-    verdicts = extractor.logits(test.images).argmax(1)
+    labels = asked.class_of[asked.caption_ids]
+    result = agreement(seen.logits, labels, asked.caption_ids, asked.captions)
+    real = asked.real.double()
+    accuracy = (real.diagonal() / real.sum(1).clamp(min=1)).tolist()
     return {
         "value": result.overall,
-        "n": len(images),
+        "n": len(seen),
+        "interval": wilson(result.overall, len(seen)),
         "per_caption": result.per_caption,
-        "real_test_images": float((verdicts == test.labels).double().mean()),
-        "classifier": type(extractor).__name__,
-        "classifier_fingerprint": extractor.fingerprint[:16],
+        "per_caption_interval": {c: wilson(v, result.counts[c]) for c, v in result.per_caption.items()},
+        "real_test_images": float(real.trace() / real.sum()),
+        "real_per_caption": {c: accuracy[asked.class_of[i]] for i, c in enumerate(asked.captions)},
+        "classes": list(asked.class_names),
+        "confusion": confusion(seen.logits, labels).tolist(),
+        "real_confusion": asked.real.tolist(),
+        **_classifier(seen),
     }
 
 
-def round_trip(images: Tensor, decoded: Tensor, extractor: Any) -> dict[str, Any]:
-    """How many images, uint8 (N,C,H,W), keep their class through image -> CLIP embedding -> image."""
-    kept = class_kept(extractor.logits(images), extractor.logits(decoded))
-    return {"value": kept, "n": len(images), "classifier_fingerprint": extractor.fingerprint[:16]}
-
-
-def prior_alone(
-    sample: Callable[[Tensor], Tensor],
-    embeddings: Mapping[str, Tensor],
-    train_captions: Tensor,
-    test_captions: Tensor,
-    captions: int,
-) -> dict[str, Any]:
-    """Cosine of prior samples to the true embeddings of test images, beside what to compare it with.
-
-    sample: caption ids (n,) -> embeddings (n,D). embeddings: train (N,D), test (n,D). The baselines: another real image
-    with the same caption, and a prior sample for another caption.
-    """
-    true, generator = embeddings["test"], torch.Generator().manual_seed(0)
-    shuffled = (
-        test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)
-    ) % captions
-    same = embeddings["train"][_another(train_captions, test_captions, generator)]
-
-    def cosine(x: Tensor) -> float:
-        return float(F.cosine_similarity(x.double(), true.double()).mean())
-
+def prompt_retrieval(seen: Seen, asked: Asked) -> dict[str, Any]:
+    """How often an evaluation CLIP finds a picture's own caption nearest of all."""
+    judge: Any = seen.extractor
+    text = judge.text(asked.captions)
+    found = (seen.features @ text.T).argmax(1) == asked.caption_ids
+    share = float(found.double().mean())
     return {
-        "value": cosine(sample(test_captions)),
-        "n": len(true),
-        "same_caption_image": cosine(same),
-        "shuffled_caption": cosine(sample(shuffled)),
+        "value": share,
+        "n": len(seen),
+        "interval": wilson(share, len(seen)),
+        "captions": len(asked.captions),
+        "extractor": type(judge).__name__,
+        "extractor_fingerprint": judge.fingerprint[:16],
     }
 
 
-def _another(train_captions: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
-    """(n,) for each wanted caption a random training image that has it."""
-    order = torch.randperm(len(train_captions), generator=generator)
-    pools = {int(c): order[train_captions[order] == c] for c in wanted.unique()}
-    chosen = torch.empty_like(wanted)
-    for caption, pool in pools.items():
-        places = (wanted == caption).nonzero().flatten()
-        chosen[places] = pool[torch.arange(len(places)) % len(pool)]
-    return chosen
-
-
-def _class_of_caption(data: ImageTextData) -> Tensor:
+def class_of_caption(data: ImageTextData) -> Tensor:
     """(captions,) the class that most images of each caption have."""
     train = data.split("train")
     counts = torch.zeros(len(data.captions), len(data.class_names))
     counts.index_put_((train.caption_ids, train.labels), torch.ones(len(train)), accumulate=True)
     return counts.argmax(1)
+
+
+def _classifier(seen: Seen) -> dict[str, str]:
+    extractor = seen.extractor
+    return {"classifier": type(extractor).__name__, "classifier_fingerprint": extractor.fingerprint[:16]}

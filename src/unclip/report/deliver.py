@@ -34,7 +34,9 @@ def main(folder: str) -> int:
         samples.write_denoising(
             trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png"
         )
-    same = all(sampling.get(k) == evaluating.get(k) for k in ("seed", "sampler", "guidance", "rerank"))
+    same = all(
+        sampling.get(k) == evaluating.get(k) for k in ("seed", "sampler", "guidance", "steps", "rerank")
+    )
     judged = trained if same else load({**evaluating, "run": str(out)})
     measured = metrics.measure(judged, evaluating, drawn if same else None)
     write_json(out / "metrics.json", measured)

@@ -35,10 +35,12 @@ class Samples:
         return torch.arange(len(self.prompts)).repeat_interleave(self.per_prompt)
 
 
-def draw(trained: Trained, prompts: Sequence[str], per_prompt: int, seed: int) -> Samples:
-    """Sample with a progress bar."""
+def draw(
+    trained: Trained, prompts: Sequence[str], per_prompt: int, seed: int, embeddings: Tensor | None = None
+) -> Samples:
+    """Sample with a progress bar. embeddings: the prior's samples, where they are there already."""
     with Bar("sampling", len(prompts) * per_prompt) as bar:
-        images = trained.model.sample(prompts, per_prompt, seed, bar.update)
+        images = trained.model.sample(prompts, per_prompt, seed, bar.update, embeddings=embeddings)
     return Samples(images, tuple(prompts), per_prompt)
 
 

@@ -2,46 +2,248 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+Row = dict[str, str]
 
-def rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
+
+def rows(metrics: Mapping[str, Any]) -> list[Row]:
     """Name, value and provenance of each number, as a person reads them."""
+    return [row for name, say in _SAID.items() if metrics.get(name) for row in say(metrics[name])]
+
+
+def headline(metrics: Mapping[str, Any]) -> list[Row]:
+    """The few numbers to look at first, each with what real images get."""
     found = []
-    if consistency := metrics.get("prompt_consistency"):
-        real = f"of real test images it gets {consistency['real_test_images']:.3f}"
-        how = f"{consistency['n']} samples, {consistency['classifier']}; {real}"
-        found.append({"name": "prompt consistency", "value": f"{consistency['value']:.3f}", "how": how})
-        shares = consistency["per_caption"]
-        lowest = min(shares, key=shares.get)
-        found.append(
-            {"name": "  of its worst caption", "value": f"{shares[lowest]:.3f}", "how": f'"{lowest}"'}
-        )
-    if back := metrics.get("round_trip"):
-        how = f"{back['n']} test images: class kept through image, CLIP embedding, image"
-        found.append({"name": "round trip", "value": f"{back['value']:.3f}", "how": how})
     if fd := metrics.get("fd"):
-        how = (
-            f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features; "
-            f"{fd['floor_n']} real test images: {fd['floor']:.2f}"
-        )
-        found.append({"name": "Frechet distance", "value": f"{fd['value']:.2f}", "how": how})
-    if prior := metrics.get("prior"):
-        how = (
-            f"to the true embeddings of {prior['n']} test images; "
-            f"another image of the caption {prior['same_caption_image']:.3f}, "
-            f"a shuffled caption {prior['shuffled_caption']:.3f}"
-        )
-        found.append({"name": "prior's cosine", "value": f"{prior['value']:.3f}", "how": how})
+        real = "" if fd["floor"] is None else f"real images: {fd['floor']:.2f}"
+        found.append({"name": "Frechet distance", "value": f"{fd['value']:.2f}", "beside": real})
+    if seen := metrics.get("prompt_consistency"):
+        low, high = seen["interval"]
+        beside = f"{low:.3f} to {high:.3f}; real: {seen['real_test_images']:.3f}"
+        found.append({"name": "shows what was asked", "value": f"{seen['value']:.3f}", "beside": beside})
+    if prdc := metrics.get("prdc"):
+        for name, meaning in (("precision", "looks real"), ("recall", "of what is real, covered")):
+            real = f"; real: {prdc['floor'][name]:.3f}" if prdc["floor"] else ""
+            found.append({"name": name, "value": f"{prdc[name]:.3f}", "beside": meaning + real})
+    if near := metrics.get("memorisation"):
+        real = "" if near["baseline"] is None else f"grey levels; held-out images: {near['baseline']:.1f}"
+        found.append({"name": "to the nearest real image", "value": f"{near['value']:.1f}", "beside": real})
     return found
 
 
-def show(metrics: dict[str, Any]) -> None:
-    """The table on the terminal."""
-    table = Table("metric", "value", "how it was measured", box=None, pad_edge=False, header_style="bold")
-    for row in rows(metrics):
-        table.add_row(row["name"], row["value"], row["how"])
-    Console().print(table)
+def show(metrics: Mapping[str, Any]) -> None:
+    """The table on the terminal; of a sweep, a line a combination too."""
+    console = Console()
+    if found := rows(metrics):
+        table = Table("metric", "value", "how it was measured", box=None, pad_edge=False, header_style="bold")
+        for row in found:
+            table.add_row(row["name"], row["value"], row["how"])
+        console.print(table)
+    if cells := metrics.get("sweep"):
+        headings, lines = sweep(cells)
+        table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+
+
+def sweep(cells: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and a line a combination, of what was measured for all of them; the best of a column in bold is left to
+    the reader: which is best depends on what it is for."""
+    columns = [
+        (heading, read) for heading, read in _COLUMNS.items() if all(read(c) is not None for c in cells)
+    ]
+    axes = list(cells[0]["of"])
+    lines = [
+        [*(str(cell["of"][axis]) for axis in axes), *(str(read(cell)) for _, read in columns)]
+        for cell in cells
+    ]
+    return [*axes, *(heading for heading, _ in columns)], lines
+
+
+def _fd(fd: Mapping[str, Any]) -> list[Row]:
+    how = f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features{_floor(fd, '.2f')}"
+    return [_row("Frechet distance", f"{fd['value']:.2f}", how)]
+
+
+def _fd_infinity(fd: Mapping[str, Any]) -> list[Row]:
+    how = f"from {fd['counts'][0]} to {fd['counts'][-1]} samples in {len(fd['counts'])} steps, the line at 1/N = 0"
+    return [_row("  at infinite N", f"{fd['value']:.2f}", how + _floor(fd, ".2f"))]
+
+
+def _kid(kid: Mapping[str, Any]) -> list[Row]:
+    how = f"{kid['subsets']} subsets of {kid['subset_size']}, spread {1000 * kid['std']:.2f}; features of length 1"
+    floor = {**kid, "floor": None if kid["floor"] is None else 1000 * kid["floor"]}
+    return [_row("KID x 1000", f"{1000 * kid['value']:.2f}", how + _floor(floor, ".2f"))]
+
+
+def _cmmd(cmmd: Mapping[str, Any]) -> list[Row]:
+    how = f"N = {cmmd['n']}, CLIP embeddings, {cmmd['kernel']}"
+    return [_row("CMMD", f"{cmmd['value']:.3f}", how + _floor(cmmd, ".3f"))]
+
+
+def _prdc(prdc: Mapping[str, Any]) -> list[Row]:
+    floor, how = prdc["floor"], f"N = {prdc['n']} of each, k = {prdc['k']}"
+
+    def pair(a: str, b: str) -> Row:
+        real = f"; real images: {floor[a]:.3f}, {floor[b]:.3f}" if floor else ""
+        return _row(f"{a}, {b}", f"{prdc[a]:.3f}, {prdc[b]:.3f}", how + real)
+
+    return [pair("precision", "recall"), pair("density", "coverage")]
+
+
+def _score(score: Mapping[str, Any]) -> list[Row]:
+    how = (
+        f"of {score['classes']} classes, secondary; {score['real_n']} real images: {score['real_images']:.2f}"
+    )
+    return [_row("classifier's score", f"{score['value']:.2f}", how)]
+
+
+def _memorisation(found: Mapping[str, Any]) -> list[Row]:
+    how = f"median distance to the nearest of {found['reference_n']} images, in grey levels"
+    if found["baseline"] is None:
+        return [_row("nearest image", f"{found['value']:.1f}", how)]
+    real = f"; of held-out images {found['baseline']:.1f}"
+    closer = f"{100 * found['share_closer']:.1f}%"
+    near = f"nearer than {found['closest_percent_of_baseline']:.1f}, as 1% of {found['baseline_n']} held-out images are"
+    return [
+        _row("nearest image", f"{found['value']:.1f}", how + real),
+        _row("  suspiciously near", closer, near),
+    ]
+
+
+def _brightness(found: Mapping[str, Any]) -> list[Row]:
+    how = "between the brightnesses of samples and real images, from 0 to 1"
+    return [_row("brightness distance", f"{found['value']:.4f}", how + _floor(found, ".4f"))]
+
+
+def _consistency(found: Mapping[str, Any]) -> list[Row]:
+    real = f"of real test images it gets {found['real_test_images']:.3f}"
+    how = f"{found['n']} samples{_interval(found)}, {found['classifier']}; {real}"
+    shares = found["per_caption"]
+    lowest = min(shares, key=shares.get)
+    return [
+        _row("prompt consistency", f"{found['value']:.3f}", how),
+        _row("  of its worst caption", f"{shares[lowest]:.3f}", f'"{lowest}"'),
+    ]
+
+
+def _retrieval(found: Mapping[str, Any]) -> list[Row]:
+    of = f"nearest of {found['captions']} to {found['extractor']}"
+    how = f"{found['n']} samples{_interval(found)} whose caption is the {of}"
+    return [_row("prompt retrieval", f"{found['value']:.3f}", how)]
+
+
+def _round_trip(back: Mapping[str, Any]) -> list[Row]:
+    how = f"{back['n']} test images{_interval(back)}: class kept through image, CLIP embedding, image"
+    found = [_row("round trip", f"{back['value']:.3f}", how)]
+    if "embedding_cosine" in back:
+        others = f"of the embedding before and after; with another image's {back['embedding_cosine_of_others']:.3f}"
+        found.append(_row("  its cosine", f"{back['embedding_cosine']:.3f}", others))
+    return found
+
+
+def _prior(prior: Mapping[str, Any]) -> list[Row]:
+    how = (
+        f"to the true embeddings of {prior['n']} test images; "
+        f"another image of the caption {prior['same_caption_image']:.3f}, "
+        f"a shuffled caption {prior['shuffled_caption']:.3f}"
+    )
+    found = [_row("prior's cosine", f"{prior['value']:.3f}", how)]
+    if "retrieval" not in prior:
+        return found
+    real = f"real: {prior['retrieval_of_real_images']:.3f}"
+    nearest = f"the nearest of {prior['reference_n']} training images has the caption; {real}"
+    varied = f"mean cosine distance within a caption; real: {prior['diversity_of_real_images']:.3f}"
+    frechet = f"Frechet, of unit embeddings; test images: {prior['embedding_fd_floor']:.4f}"
+    return [
+        *found,
+        _row("  its retrieval", f"{prior['retrieval']:.3f}", nearest),
+        _row("  its diversity", f"{prior['diversity']:.3f}", varied),
+        _row("  its distance", f"{prior['embedding_fd']:.4f}", frechet),
+    ]
+
+
+def _clip(clip: Mapping[str, Any]) -> list[Row]:
+    single = f"with one caption a class {clip['one_caption_a_class']:.3f}"
+    how = f"{clip['n']} test images{_interval(clip)}, prompts ensembled; {single}"
+    to_text, to_image = clip["image_to_text_recall"], clip["text_to_image_recall"]
+
+    def recalls(found: Mapping[str, float]) -> str:
+        return ", ".join(f"{value:.3f}" for value in found.values())
+
+    ks = f"at {', '.join(to_text)} of {clip['captions']} captions"
+    image_ks = f"at {', '.join(to_image)}: an image of the caption among them"
+    gap = "between the centres of images and captions, from 0 to 2"
+    return [
+        _row("CLIP's zero-shot", f"{clip['value']:.3f}", how),
+        _row("  image -> text", recalls(to_text), f"recall {ks}"),
+        _row("  text -> image", recalls(to_image), f"recall {image_ks}"),
+        _row("  modality gap", f"{clip['modality_gap']:.3f}", gap),
+    ]
+
+
+def _nll(nll: Mapping[str, Any]) -> list[Row]:
+    drawn = f"{nll['steps_drawn']} of {nll['steps'] - 1} steps drawn"
+    of = f"{nll['n']} test images, +- {nll['standard_error']:.3f}"
+    how = f"{of}, {drawn}, {nll['dimensions']} dimensions; guidance off"
+    return [_row("bits per dimension", f"{nll['value']:.3f}", how)]
+
+
+def _row(name: str, value: str, how: str) -> Row:
+    return {"name": name, "value": value, "how": how}
+
+
+def _floor(found: Mapping[str, Any], form: str) -> str:
+    if found.get("floor") is None:
+        return ""
+    return f"; {found['floor_n']} {found.get('floor_of', 'real test images')}: {found['floor']:{form}}"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    if "interval" not in found:
+        return ""
+    low, high = found["interval"]
+    return f", 95% interval {low:.3f} to {high:.3f}"
+
+
+_SAID: dict[str, Callable[[Mapping[str, Any]], list[Row]]] = {
+    "prompt_consistency": _consistency,
+    "prompt_retrieval": _retrieval,
+    "round_trip": _round_trip,
+    "fd": _fd,
+    "fd_infinity": _fd_infinity,
+    "kid": _kid,
+    "cmmd": _cmmd,
+    "prdc": _prdc,
+    "memorisation": _memorisation,
+    "brightness": _brightness,
+    "inception_score": _score,
+    "prior": _prior,
+    "clip": _clip,
+    "nll": _nll,
+}
+
+
+def _of(metric: str, key: str, form: str, scale: float = 1) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda cell: f"{scale * cell[metric][key]:{form}}" if cell.get(metric) else None
+
+
+_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "FD": _of("fd", "value", ".2f"),
+    "FD inf": _of("fd_infinity", "value", ".2f"),
+    "KID x 1000": _of("kid", "value", ".2f", 1000),
+    "CMMD": _of("cmmd", "value", ".3f"),
+    "precision": _of("prdc", "precision", ".3f"),
+    "recall": _of("prdc", "recall", ".3f"),
+    "consistency": _of("prompt_consistency", "value", ".3f"),
+    "retrieval": _of("prompt_retrieval", "value", ".3f"),
+    "round trip": _of("round_trip", "value", ".3f"),
+    "brightness": _of("brightness", "value", ".4f"),
+    "seconds": lambda cell: f"{cell['seconds']:.1f}",
+}

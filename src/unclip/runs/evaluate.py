@@ -1,26 +1,157 @@
-"""`unclip evaluate`: metrics of finished runs as a table and metrics.json."""
+"""`unclip evaluate`: a trained model, a sweep of its sampling settings, or a folder of pictures, against real images.
+Checks the request and hands it on; it measures nothing itself."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from unclip.cli import DONE
-from unclip.config.compose import compose
-from unclip.files import write_json
-from unclip.runs.sample import check, folder_of
+from unclip.config.compose import compose, options
+from unclip.config.problems import Problem, Problems
+from unclip.evaluate import catalogue
+from unclip.runs.references import runs_of
+from unclip.runs.sample import folder_of
+
+AXES = ("sampler", "guidance", "steps", "rerank", "seed")  # key=a,b is a sweep: every combination is sampled
+LISTS = ("metrics",)  # key=a,b means key=[a,b]
+RUNS = ("run", "clip", "prior", "decoder")
+SAMPLING = ("sampler", "guidance", "steps", "clip_x0", "rerank", "seed", "nll_steps")
+WHERE = ("out", "batch_size", "accelerator", "paths")  # what cannot change a number
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request. cells: by what was swept ({"guidance": 2.0, "steps": 10}) the request of each combination; the
+    request itself, under no setting, where nothing was."""
+
+    config: dict[str, Any]
+    cells: list[tuple[dict[str, Any], dict[str, Any]]]
+    axes: dict[str, list[Any]]
 
 
 def main(arguments: list[str]) -> int:
     """Check the request, sample, measure, write."""
-    request = compose("evaluate", arguments).config
-    check(request)
-    out = folder_of(request, "evaluation")
+    asked = checked(arguments)
+    out = folder_of({**asked.config, **dict.fromkeys(asked.axes)}, "sweep" if asked.axes else "evaluation")
 
-    from unclip.report import metrics, table
+    from unclip.report import evaluation, table
     from unclip.runs.process import stop_at_once_when_asked
-    from unclip.runs.trained import load
 
     stop_at_once_when_asked()
-    measured = metrics.measure(load(request), request)
-    write_json(out / "metrics.json", measured)
+    measured = evaluation.deliver(asked, out)
     table.show(measured)
-    print(f"\n{out / 'metrics.json'}")
+    print(f"\n{out / 'metrics.json'}, {out / 'evaluation.html'}")
     return DONE
+
+
+def checked(arguments: list[str]) -> Request:
+    """The request and its cells. Raises Problems, all at once."""
+    swept, plain = _split(arguments)
+    first = {key: values[0] for key, values in swept.items()}
+    config, found = _composed([*plain, *(f"{key}={value}" for key, value in first.items())])
+    values: dict[str, list[tuple[Any, Any]]] = {}
+    for key, given in swept.items():
+        values[key] = []
+        for value in given:
+            others = {k: v for k, v in first.items() if k != key}
+            one, wrong = _composed([*plain, f"{key}={value}", *(f"{k}={v}" for k, v in others.items())])
+            found += wrong
+            values[key].append((value if key == "sampler" else one.get(key), one.get(key)))
+        if len({str(shown) for shown, _ in values[key]}) < len(given):
+            found.append(Problem(key, ",".join(given), "has a value twice"))
+    found += _what_is_judged(config, {argument.partition("=")[0] for argument in arguments})
+    if found:
+        raise Problems(list(dict.fromkeys(found)))
+    cells = [
+        ({key: shown for key, (shown, _) in zip(values, point, strict=True)},
+         {**config, **{key: value for key, (_, value) in zip(values, point, strict=True)}})
+        for point in itertools.product(*values.values())
+    ]  # fmt: skip
+    axes = {key: [shown for shown, _ in listed] for key, listed in values.items()}
+    return Request({**config, **axes}, cells, axes)
+
+
+def digest(request: dict[str, Any], runs: dict[str, str]) -> str:
+    """What the numbers of one cell depend on, as a name: its request without the places, with the runs' signatures."""
+    deciding = {k: v for k, v in request.items() if k not in (*WHERE, *RUNS)}
+    return hashlib.sha256(json.dumps([deciding, runs], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The swept keys with their values, and the arguments that Hydra is to read, lists in brackets."""
+    swept: dict[str, list[str]] = {}
+    plain = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        listed = [part.strip() for part in value.removeprefix("[").removesuffix("]").split(",")]
+        if equals and key in LISTS and not value.startswith("[") and value != "null":
+            plain.append(f"{key}=[{value}]")
+        elif equals and key in AXES and len(listed) > 1:
+            swept[key] = listed
+        elif equals and key in AXES:
+            swept.pop(key, None)  # the last one counts, as with any key
+            plain.append(f"{key}={listed[0]}")
+        else:
+            plain.append(argument)
+    return swept, plain
+
+
+def _composed(lines: list[str]) -> tuple[dict[str, Any], list[Problem]]:
+    try:
+        return compose("evaluate", lines).config, []
+    except Problems as problems:
+        return problems.config or {}, problems.problems
+
+
+def _what_is_judged(config: dict[str, Any], typed: set[str]) -> list[Problem]:
+    """Either runs, or pictures with a reference; and metrics that these allow."""
+    runs = [key for key in RUNS if config.get(key)]
+    images, reference = config.get("images"), config.get("reference")
+    if runs and images:
+        why = f"{runs[0]} = {config[runs[0]]} is given too; give pictures (images and reference) or runs"
+        return [Problem("images", images, why)]
+    if not runs and not images:
+        why = "what is to be judged? run=FOLDER, or images=PATH reference=PATH|fashion_mnist:train"
+        return [Problem("run", None, why)]
+    if runs:
+        found = []
+        if reference:
+            why = "is for images=; runs are measured against their own data"
+            found.append(Problem("reference", reference, why))
+        try:
+            runs_of(config)
+        except Problems as problems:
+            found += problems.problems
+        return found
+    found = (
+        []
+        if Path(str(images)).exists()
+        else [Problem("images", images, "there is no such folder or .npz file")]
+    )
+    found += _reference_problem(reference)
+    for key in SAMPLING:
+        if key in typed:
+            found.append(Problem(key, None, "is a setting of sampling, and images= are there already"))
+    for name in config.get("metrics") or []:
+        needs = catalogue.METRICS[name].needs & {"captions", "model"} if name in catalogue.METRICS else None
+        if needs:
+            found.append(Problem("metrics", name, f"needs {catalogue.WORDS[min(needs)]}"))
+    return found
+
+
+def _reference_problem(reference: str | None) -> list[Problem]:
+    if not reference:
+        return [Problem("reference", None, "is not set: a folder of images, an .npz, or fashion_mnist:train")]
+    name, colon, split = reference.rpartition(":")
+    splits = ("train", "validation", "test")
+    if Path(reference).exists() or (colon and name in options("data") and split in splits):
+        return []
+    possible = f"{'|'.join(options('data'))}:{'|'.join(splits)}"
+    return [
+        Problem("reference", reference, f"there is no such folder or .npz file; possible also: {possible}")
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from unclip import build
 from unclip.config.problems import Problem, Problems
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
+from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
 from unclip.nets.clip import CLIP
@@ -35,14 +36,23 @@ def load(request: dict[str, Any]) -> Trained:
     clip = build.upstream_clip(runs["decoder"].config, source).to(device)
     prior = _stage(runs["prior"], source, clip).to(device)
     decoder = _stage(runs["decoder"], source, clip).to(device)
-    chosen = build.part(request["sampler"]) if request.get("sampler") else decoder.sampler
-    sampler = chosen.but(guidance=request.get("guidance"))
-    if request.get("sampler") and request.get("guidance") is None:
-        sampler = chosen.but(guidance=decoder.sampler.guidance)
-    model = UnCLIP(
-        clip, prior, decoder, ByteTokenizer(), sampler, request.get("rerank"), request["batch_size"]
-    )
-    return Trained(model, source, runs)
+    model = UnCLIP(clip, prior, decoder, ByteTokenizer(), batch_size=request["batch_size"])
+    return resampled(Trained(model, source, runs), request)
+
+
+def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
+    """The same nets with the sampling settings of another request. Raises Problems where the decoder's schedule has no
+    such steps."""
+    own = trained.model.decoder.sampler
+    sampler = build.part(request["sampler"]) if request.get("sampler") else own
+    given = request.get("guidance")
+    guidance = given if given is not None else own.guidance
+    sampler = sampler.but(guidance=guidance, steps=request.get("steps"))
+    try:
+        make_grid(trained.model.decoder.schedule, sampler.steps, sampler.spacing)
+    except ValueError as error:
+        raise Problems([Problem("steps", sampler.steps, str(error))]) from None
+    return replace(trained, model=replace(trained.model, sampler=sampler, rerank=request.get("rerank")))
 
 
 def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:

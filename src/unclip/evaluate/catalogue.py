@@ -1,0 +1,72 @@
+"""The metrics that `unclip evaluate` knows by name, and what each needs. Imports no torch, and measures nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Needs = Literal["features", "logits", "text", "captions", "model"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """needs: features, all of them at once and not only their moments; logits or text, of which not every extractor
+    gives; captions, of every picture; model, a trained one. per_cell: it depends on how the decoder is sampled."""
+
+    needs: frozenset[Needs] = frozenset()
+    slow: bool = False  # only when asked for
+    per_cell: bool = True
+
+
+METRICS = {
+    "fd": Metric(),
+    "fd_infinity": Metric(frozenset({"features"}), slow=True),
+    "kid": Metric(frozenset({"features"})),
+    "cmmd": Metric(frozenset({"features", "text"})),
+    "prdc": Metric(frozenset({"features"})),
+    "inception_score": Metric(frozenset({"logits"})),
+    "memorisation": Metric(),
+    "brightness": Metric(),
+    "prompt_consistency": Metric(frozenset({"logits", "captions"})),
+    "prompt_retrieval": Metric(frozenset({"text", "captions"})),
+    "round_trip": Metric(frozenset({"logits", "model"})),
+    "prior": Metric(frozenset({"model"}), per_cell=False),
+    "clip": Metric(frozenset({"model"}), per_cell=False),
+    "nll": Metric(frozenset({"model"}), slow=True, per_cell=False),
+}
+WORDS = {
+    "logits": "a classifier's verdicts: extractor=fashion_mnist",
+    "text": "a CLIP as extractor: extractor=clip extractor.run=RUN",
+    "captions": "pictures of known captions, and a folder has none: run=FOLDER",
+    "model": "a trained model: run=FOLDER",
+}
+
+
+def wrong_names(given: Iterable[str]) -> list[tuple[str, str]]:
+    """(name, why) of each that is no metric."""
+    possible = [*METRICS, "all"]
+    found = []
+    for name in given:
+        if name not in possible:
+            close = difflib.get_close_matches(name, possible, 1, 0.5)
+            near = f"; nearest: {close[0]}" if close else ""
+            found.append((name, f"is no metric{near}; possible: {', '.join(possible)}"))
+    return found
+
+
+def lacking(name: str, offered: Iterable[str]) -> str | None:
+    """What a metric needs that is not offered, in words; None where nothing is missing."""
+    missing = METRICS[name].needs - set(offered) - {"features"}
+    return "; ".join(f"needs {WORDS[need]}" for need in sorted(missing)) or None
+
+
+def chosen(asked: Iterable[str] | None, offered: Iterable[str]) -> list[str]:
+    """The metrics to measure, in the order of the catalogue: those asked for; of all those that what is offered
+    allows where `all` is among them; None: of these, those that are not slow."""
+    offered, asked = set(offered), None if asked is None else set(asked)
+    possible = [name for name in METRICS if lacking(name, offered) is None]
+    if asked is None:
+        return [name for name in possible if not METRICS[name].slow]
+    return [name for name in METRICS if name in asked or ("all" in asked and name in possible)]

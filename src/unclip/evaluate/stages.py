@@ -1,0 +1,138 @@
+"""CLIP, prior and decoder judged apart, each with what it is to be compared with: dictionaries for metrics.json.
+
+Works on embeddings and images; who makes them is report/metrics.py's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unclip.evaluate.consistency import class_kept
+from unclip.evaluate.distances import frechet
+from unclip.evaluate.embedding_metrics import (
+    diversity,
+    modality_gap,
+    recall_at_k,
+    retrieval,
+    zero_shot_accuracy,
+)
+from unclip.evaluate.intervals import wilson
+
+RECALLS = (1, 5, 10)
+TEMPLATES = (
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "an image of {}",
+)  # of class names, beside the captions
+
+
+def round_trip(
+    images: Tensor, decoded: Tensor, embeddings: Mapping[str, Tensor], extractor: Any
+) -> dict[str, Any]:
+    """What images keep on the way image -> CLIP embedding -> image, uint8 (N,C,H,W): their class, and the embedding,
+    (N,D) `before` and `after`."""
+    kept = class_kept(extractor.logits(images), extractor.logits(decoded))
+    before, after = embeddings["before"], embeddings["after"]
+    return {
+        "value": kept,
+        "n": len(images),
+        "interval": wilson(kept, len(images)),
+        "embedding_cosine": _cosine(before, after),
+        "embedding_cosine_of_others": _cosine(before, after.roll(1, 0)),
+        "classifier_fingerprint": extractor.fingerprint[:16],
+    }
+
+
+def prior(
+    sample: Callable[[Tensor], Tensor],
+    embeddings: Mapping[str, Tensor],
+    train_captions: Tensor,
+    test_captions: Tensor,
+    captions: int,
+) -> dict[str, Any]:
+    """Prior samples beside the true embeddings of test images: cosine, retrieval, diversity, distance.
+
+    sample: caption ids (n,) -> embeddings (n,D). embeddings: train (N,D), test (n,D). The baselines: another real image
+    with the same caption, and a prior sample for another caption.
+    """
+    true, generator = embeddings["test"], torch.Generator().manual_seed(0)
+    shuffled = (
+        test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)
+    ) % captions
+    same = embeddings["train"][_another(train_captions, test_captions, generator)]
+    samples = sample(test_captions)
+    return {
+        "value": _cosine(samples, true),
+        "n": len(true),
+        "same_caption_image": _cosine(same, true),
+        "shuffled_caption": _cosine(sample(shuffled), true),
+        "retrieval": float(retrieval(samples, embeddings["train"], test_captions, train_captions)),
+        "retrieval_of_real_images": float(
+            retrieval(true, embeddings["train"], test_captions, train_captions)
+        ),
+        "diversity": float(diversity(samples, test_captions)),
+        "diversity_of_real_images": float(diversity(true, test_captions)),
+        "embedding_fd": float(frechet(samples, embeddings["train"])),
+        "embedding_fd_floor": float(frechet(true, embeddings["train"])),
+        "reference_n": len(embeddings["train"]),
+    }
+
+
+def clip(
+    image: Tensor,
+    text: Callable[[Sequence[str]], Tensor],
+    caption_ids: Tensor,
+    labels: Tensor,
+    captions: Sequence[str],
+    class_names: Sequence[str],
+    class_of: Tensor,
+) -> dict[str, Any]:
+    """A CLIP on test images it was not trained on: image (N,D) embeddings, `text` of captions -> (n,D); both of unit
+    length. Every image with a caption is a positive of it."""
+    by_caption = text(captions)
+    positives = caption_ids[:, None] == torch.arange(len(captions))
+    prompts = [
+        [*(c for c, k in zip(captions, class_of.tolist(), strict=True) if k == i), *(t.format(name) for t in TEMPLATES)]
+        for i, name in enumerate(class_names)
+    ]  # fmt: skip
+    ensembled = float(zero_shot_accuracy(image, [text(p) for p in prompts], labels))
+    first = float(zero_shot_accuracy(image, [text(p[:1]) for p in prompts], labels))
+    ks = [k for k in RECALLS if k < len(captions)]
+    shown = positives.any(0)  # captions that an image of these has
+    return {
+        "value": ensembled,
+        "n": len(image),
+        "interval": wilson(ensembled, len(image)),
+        "one_caption_a_class": first,
+        "prompts_a_class": [len(p) for p in prompts],
+        "templates": list(TEMPLATES),
+        "image_to_text_recall": {str(k): recall_at_k(image, by_caption, positives, k) for k in ks},
+        "text_to_image_recall": {
+            str(k): recall_at_k(by_caption[shown], image, positives.T[shown], k)
+            for k in RECALLS
+            if k <= len(image)
+        },
+        "captions": len(captions),
+        "modality_gap": float(modality_gap(image, by_caption[caption_ids])),
+    }
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    return float(F.cosine_similarity(x.double(), y.double()).mean())
+
+
+def _another(train_captions: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+    """(n,) for each wanted caption a random training image that has it."""
+    order = torch.randperm(len(train_captions), generator=generator)
+    pools = {int(c): order[train_captions[order] == c] for c in wanted.unique()}
+    chosen = torch.empty_like(wanted)
+    for caption, pool in pools.items():
+        places = (wanted == caption).nonzero().flatten()
+        chosen[places] = pool[torch.arange(len(places)) % len(pool)]
+    return chosen

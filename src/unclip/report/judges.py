@@ -1,0 +1,222 @@
+"""What pictures are measured by, made once an evaluation: the extractor, the real images, the metrics that both allow.
+Here a request meets data, and what does not fit is refused before anything is sampled; the numbers are judge.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from torch import Tensor
+
+from unclip import build
+from unclip.config.problems import Problem, Problems
+from unclip.data.image_text import Split
+from unclip.data.images import resized
+from unclip.evaluate import catalogue, judge
+from unclip.evaluate.extractors import Extractor, check_independent
+from unclip.evaluate.image_sets import load_images
+from unclip.evaluate.moments import Moments
+from unclip.evaluate.seen import Reference, Seen
+from unclip.evaluate.statistics import RealImages, moments_of, statistics_of
+from unclip.runs.trained import Trained
+
+SAMPLES = 500  # of a run, where n is not given
+REFERENCE = 10_000  # images that distances are measured against, where reference_n is not given
+PIXELS = ("memorisation", "brightness")  # metrics that compare pixels
+
+
+@dataclass(frozen=True)
+class Judge:
+    """All that pictures are measured by, made once an evaluation."""
+
+    extractor: Extractor
+    names: list[str]  # the metrics
+    reference: Reference
+    settings: judge.Settings
+    asked: judge.Asked | None = None  # its captions belong to whoever is measured
+
+    def pictures(self, images: Tensor, caption_ids: Tensor | None = None) -> dict[str, Any]:
+        """The metrics of pictures, uint8 (N,C,H,W), caption_ids (N,) where they were asked for."""
+        seen = Seen(images, self.extractor, self.reference.real.keep)
+        asked = None
+        if self.asked is not None and caption_ids is not None:
+            asked = replace(self.asked, caption_ids=caption_ids)
+        return judge.pictures(self.names, seen, self.reference, self.settings, asked)
+
+
+def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
+    """What a trained model is measured by: training images of its own data; test images give the floor. Raises
+    Problems before anything is sampled."""
+    data, n = trained.data, request["n"] or SAMPLES
+    extractor = extractor_of(request, data.split("test").images).to(trained.model.device)
+    try:
+        check_independent(extractor, trained.model.clip)
+    except ValueError as error:
+        raise Problems([Problem("", None, str(error))]) from None
+    names = names_of(request, extractor, ["captions", "model"])
+    train, test = data.split("train").images, data.split("test").images
+    count = _at_most("reference_n", request["reference_n"] or min(REFERENCE, len(train)), len(train))
+    floor_count = min(n, len(test))
+    keep = _keeps(names)
+
+    def seen(split: Split, count: int) -> Seen:
+        return _real(RealImages.of_split(data, split), count, extractor, keep, request)
+
+    reference = Reference(
+        seen("train", count), seen("test", floor_count), train, f"first {count} training images", "real test images"
+    )  # fmt: skip
+    asked = None
+    if hasattr(extractor, "logits") or hasattr(extractor, "text"):
+        asked = judge.Asked(
+            torch.zeros(0, dtype=torch.int64), data.captions, data.class_names, judge.class_of_caption(data),
+            Seen(test, extractor), data.split("test").labels,
+        )  # fmt: skip
+    return Judge(extractor, names, reference, _settings(request), asked)
+
+
+def for_images(request: dict[str, Any]) -> tuple[Judge, Tensor]:
+    """What pictures without a run are measured by, and the pictures. Raises Problems."""
+    images, everything, others, says = _sets(request)
+    extractor = extractor_of(request, everything)
+    names = names_of(request, extractor, [])
+    try:
+        extractor.features(images[:1])
+    except ValueError as error:
+        raise Problems([Problem("images", request["images"], str(error))]) from None
+    if images.shape[1:] != everything.shape[1:]:
+        names = _without_pixels(names, request, images, everything)
+    reference = _reference(everything, others, len(images), says, extractor, _keeps(names), request)
+    return Judge(extractor, names, reference, _settings(request)), images
+
+
+def _reference(
+    everything: Tensor,
+    others: Tensor | None,
+    n: int,
+    says: str,
+    extractor: Extractor,
+    keep: bool,
+    request: dict[str, Any],
+) -> Reference:
+    """reference_n of the real images, and n others for the floor: from another split, else from what is left of these,
+    else a part against the rest."""
+    total = len(everything)
+    count = request["reference_n"] or min(REFERENCE, total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))  # files may be sorted by class
+    which = f"{count} of the {total} images of {says}" if count < total else f"{count} images of {says}"
+    chosen = everything[order[:count].sort().values]
+    real = _real(RealImages.of_images(chosen), count, extractor, keep, request)
+    if others is not None:
+        return Reference(
+            real, Seen(others[:n], extractor, keep), everything, which, "real images of another split"
+        )
+    start = count if total - count >= n else 0
+    if start == 0 and total < 2 * n:
+        return Reference(real, None, everything, which, "")
+    held_out = Seen(everything[order[start : start + n]], extractor, keep)
+    rest = everything[torch.cat([order[:start], order[start + n :]])]
+    if start:
+        return Reference(real, held_out, everything, which, "other real images", others=rest)
+    against = Seen(rest, extractor, keep)
+    return Reference(real, held_out, everything, which, "the real images against the rest", against, rest)
+
+
+def _real(real: RealImages, count: int, extractor: Extractor, keep: bool, request: dict[str, Any]) -> Seen:
+    """The first `count` of real images, from the cache where it has what is needed of them."""
+    cache = Path(request["paths"]["outputs"]) / "cache"
+    known: Tensor | Moments = (
+        statistics_of(extractor, real, cache, count).features
+        if keep
+        else moments_of(extractor, real, cache, count)
+    )
+    return Seen(real.images[:count], extractor, keep, known)
+
+
+def _keeps(names: Sequence[str]) -> bool:
+    """Whether all features are needed at once."""
+    return any("features" in catalogue.METRICS[name].needs for name in names)
+
+
+def _sets(request: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, str]:
+    """Pictures, the whole reference, images of the same kind that are not in it, the reference in words."""
+    found: list[Problem] = []
+    images, reference = torch.empty(0), torch.empty(0)
+    others = None
+    try:
+        images = load_images(request["images"], request["skip_corrupt"])
+    except ValueError as error:
+        found.append(Problem("images", request["images"], str(error)))
+    name, _, split = request["reference"].rpartition(":")
+    try:
+        if Path(request["reference"]).exists():
+            reference = load_images(request["reference"], request["skip_corrupt"])
+        else:
+            source = build.named_data(name, request["paths"]["data"])
+            reference = source.split(split).images
+            others = source.split("train" if split == "test" else "test").images
+            if getattr(source, "resize", None) == "pad" and max(images.shape[-2:]) < source.image_size:
+                images = resized(images, source.image_size, "pad")  # as the data's own images were
+    except ValueError as error:
+        found.append(Problem("reference", request["reference"], str(error)))
+    for key, there in (("n", images), ("reference_n", reference)):
+        if not found and request[key] and request[key] > len(there):
+            found.append(Problem(key, request[key], f"must be at most the {len(there)} images there are"))
+    if not found and images.shape[1] != reference.shape[1]:
+        why = f"{images.shape[1]} channels, the reference {reference.shape[1]}"
+        found.append(Problem("images", request["images"], f"has images of {why}"))
+    if found:
+        raise Problems(found)
+    n = request["n"] or len(images)
+    if n < len(images):
+        images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]]
+    return images, reference, others, request["reference"]
+
+
+def _without_pixels(
+    names: list[str], request: dict[str, Any], images: Tensor, reference: Tensor
+) -> list[str]:
+    """The metrics but those that compare pixels, for images of another size. Raises Problems if asked for by name."""
+    here, there = ("x".join(map(str, x.shape[-2:])) for x in (images, reference))
+    if asked := [name for name in request["metrics"] or [] if name in PIXELS]:
+        why = f"compares pixels, and the images are {here}, the reference {there}"
+        raise Problems([Problem("metrics", name, why) for name in asked])
+    return [name for name in names if name not in PIXELS]
+
+
+def extractor_of(request: dict[str, Any], images: Tensor) -> Extractor:
+    """The extractor of a request, tried on one of the images it is to judge. Raises Problems."""
+    name = str(request["extractor"].get("_target_")).rpartition(".")[2]
+    try:
+        extractor: Extractor = build.part(request["extractor"])
+        extractor.features(images[:1])
+    except InstantiationException as error:
+        if isinstance(error.__cause__, Problems):
+            raise error.__cause__ from None
+        raise Problems([Problem("extractor", name, str(error.__cause__ or error))]) from None
+    except ValueError as error:
+        raise Problems([Problem("extractor", name, str(error))]) from None
+    return extractor
+
+
+def names_of(request: dict[str, Any], extractor: Extractor, offered: Sequence[str]) -> list[str]:
+    """The metrics to measure. Raises Problems for those that this extractor cannot give."""
+    offers = [*offered, *(o for o in ("logits", "text") if hasattr(extractor, o))]
+    asked = request["metrics"]
+    lacking = [(name, catalogue.lacking(name, offers)) for name in asked or [] if name != "all"]
+    if any(why for _, why in lacking):
+        raise Problems([Problem("metrics", name, why) for name, why in lacking if why])
+    return catalogue.chosen(asked, offers)
+
+
+def _settings(request: dict[str, Any]) -> judge.Settings:
+    return judge.Settings(request["k"], request["kid_subsets"], request["kid_subset_size"])
+
+
+def _at_most(key: str, given: int, there: int) -> int:
+    if given > there:
+        raise Problems([Problem(key, given, f"must be at most the {there} images there are")])
+    return given
