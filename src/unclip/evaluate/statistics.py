@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from unclip.data.cache import DamagedFile, load_tensors, save_tensors, say
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
-from unclip.data.module import ImageTextData
 from unclip.evaluate.distances import Moments, StreamedMoments, moments
 from unclip.evaluate.extractors import Extractor
+
+if TYPE_CHECKING:
+    from unclip.data.module import ImageTextData  # brings Lightning, which images of a path do not need
 
 IDENTITY = "identity"
 VERSION = 2  # of what is computed and kept here: an older file is never found
