@@ -108,7 +108,8 @@ def fd_infinity(
     for count in counts:
         subset = torch.randperm(len(x), generator=generator)[:count].to(x.device)
         distances.append(_distance(_fitted(x[subset]), real).item())
-    inverse, measured = 1 / torch.tensor(counts, dtype=torch.float64), torch.tensor(distances).double()
+    inverse = 1 / torch.tensor(counts, dtype=torch.float64)
+    measured = torch.tensor(distances, dtype=torch.float64)
     centred = inverse - inverse.mean()
     slope = (centred @ measured / centred.square().sum()).item()
     value = measured.mean().item() - slope * inverse.mean().item()

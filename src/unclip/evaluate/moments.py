@@ -63,9 +63,8 @@ class StreamedMoments:
             raise ValueError(f"{self.count} rows of features: must be at least 2")
         self._flush()
         offset = self._sum / self.count
-        covariance = self._products.triu()
-        covariance += self._products.triu(1).T
-        covariance.addr_(offset, offset, alpha=-self.count)
+        upper = self._products.addr(offset, offset, alpha=-self.count).triu_()
+        covariance = upper + upper.triu(1).T
         return Moments(self._shift + offset, covariance.div_(self.count - 1))
 
     def _begin(self, features: Tensor) -> None:
