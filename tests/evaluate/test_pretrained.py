@@ -6,16 +6,23 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tests.conftest import SMALL
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as published
 from torchvision.models import VisionTransformer
 
+from unclip import build
+from unclip.config.compose import compose
+from unclip.config.problems import Problems
 from unclip.data.images import to_float
+from unclip.data.synthetic import Synthetic
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.evaluate.extractors import check_independent
 from unclip.evaluate.pretrained import DinoV2, EvaluationClip, Inception, WeightsUnavailable
 from unclip.nets.clip import CLIP
 from unclip.nets.dinov2 import DinoV2ViT
+from unclip.runs.store import Run
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +231,39 @@ class TestEvaluationClip:
             ValueError, match="extractor = clip: its weights are those of the CLIP that conditions"
         ):
             check_independent(judge, same)
+
+    def test_a_finished_run_is_a_judge_by_folder_and_by_signature(self, tmp_path):
+        config = compose("train", [*SMALL["clip"], f"paths.outputs={tmp_path}"]).config
+        source = build.data(config)
+        net = build.net(config, source).eval()
+        run = Run.of(config, "default")
+        run.prepare(config, "")
+        save_file(net.state_dict(), run.weights)
+        with pytest.raises(Problems, match="not finished"):
+            build.evaluation_clip(run.signature, str(tmp_path))
+        run.mark("finished")
+        images = source.split("test").images
+        with torch.no_grad():
+            expected = net.encode_image(to_float(images)).double()
+        for named in (run.signature, str(run.folder)):
+            node = compose(
+                "train",
+                ["stage=decoder", "extractor=clip", f"extractor.run={named}", f"paths.outputs={tmp_path}"],
+            ).config["extractor"]
+            torch.testing.assert_close(build.part(node).features(images), expected, rtol=1e-5, atol=1e-6)
+
+    def test_a_run_of_another_stage_is_no_clip(self, tmp_path):
+        config = compose("train", [*SMALL["prior"], f"paths.outputs={tmp_path}"]).config
+        run = Run.of(config, "default")
+        run.prepare(config, "")
+        save_file({"x": torch.zeros(1)}, run.weights)
+        run.mark("finished")
+        with pytest.raises(Problems, match="is a run of stage prior; a judge is a CLIP"):
+            build.evaluation_clip(run.signature, str(tmp_path))
+
+
+def test_data_sets_are_found_by_their_names():
+    found = build.named_data("synthetic").split("test").images
+    assert torch.equal(found, Synthetic(512).split("test").images)
+    with pytest.raises(Problems, match="no_such_data"):
+        build.named_data("no_such_data")
