@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ class Inception(Extractor):
             _safely_loaded(path, URL_INCEPTION_V3)  # torch-fidelity itself would run what a pickle says
         try:
             self.net: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], path)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise WeightsUnavailable(_unavailable(weights, URL_INCEPTION_V3, _why(error))) from error
-        except RuntimeError as error:
-            raise WeightsUnavailable(
-                _unavailable(weights, URL_INCEPTION_V3, "not the weights of this network")
-            ) from error
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            place = "" if weights else f" in {torch.hub.get_dir()}"
+            why = f"not the weights of this network{place}"
+            raise WeightsUnavailable(_unavailable(weights, URL_INCEPTION_V3, why)) from error
 
     def preprocess(self, images: Tensor) -> Tensor:
         return with_channels(images, 3, "Inception").contiguous()
@@ -142,5 +143,6 @@ def _unavailable(weights: str | None, url: str, why: str) -> str:
     return f"extractor.weights = {weights}: {why}; give the path of the file that {url} is"
 
 
-def _why(error: OSError) -> str:
-    return str(getattr(error, "reason", None) or error.strerror or error).splitlines()[0]
+def _why(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return (str(reason) or type(error).__name__).splitlines()[0]
