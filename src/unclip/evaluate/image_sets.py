@@ -84,7 +84,8 @@ def _from_folder(folder: Path, skip_corrupt: bool) -> Tensor:
     channels = max(a.shape[2] for a in arrays.values())
     height, width, _ = next(iter(arrays.values())).shape
     images = torch.empty(len(arrays), channels, height, width, dtype=torch.uint8)
-    for image, array in zip(images, arrays.values(), strict=True):
+    for image, name in zip(images, list(arrays), strict=True):
+        array = arrays.pop(name)  # so that the set is in memory once, not twice
         image.copy_(torch.from_numpy(array).permute(2, 0, 1))  # one channel is repeated to three
     return images
 
