@@ -59,7 +59,11 @@ def net(config: Config, source: ImageTextData, clip: CLIP | None = None) -> nn.M
     if clip is not None:
         known |= {"embedding_dim": clip.embedding_dim, "token_width": clip.token_width}
     torch.manual_seed(key(config["seed"], "initial weights"))
-    return make(config["model"], **_wanted(config["model"], known))
+    made: nn.Module = make(config["model"], **_wanted(config["model"], known))
+    schedule = part(config["schedule"]) if config.get("schedule") else None
+    if isinstance(schedule, nn.Module):  # a learned one is trained, averaged and saved as a part of the net
+        made.schedule = schedule
+    return made
 
 
 def _wanted(node: Config, known: dict[str, Any]) -> dict[str, Any]:
@@ -127,5 +131,7 @@ def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
     groups = ("optim", "schedule", "objective", "weighting", "times", "sampler")
     parts = {group: part(config[group]) for group in groups if config.get(group) is not None}
+    if hasattr(net, "schedule"):
+        parts["schedule"] = net.schedule
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
     return make(settings, net=net, seed=config["seed"], **parts, **_wanted(settings, known))

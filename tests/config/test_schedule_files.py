@@ -21,7 +21,7 @@ EMBEDDINGS = tiny_embeddings(tiny_data(), tiny_clip().eval())
 
 
 def made(option: str, *overrides: str):
-    request = ["stage=prior", f"schedule={option}", "objective=v", *overrides]
+    request = ["stage=prior", f"schedule={option}", "objective=v", "weighting=vlb", *overrides]
     return part(compose("train", request).config["schedule"])
 
 
@@ -109,3 +109,8 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 
 def test_eps_samples_a_table_without_signal_from_where_there_is_some() -> None:
     compose("train", ["stage=prior", "schedule=jsd", "objective=eps", "sampler.spacing=log_snr"])
+
+
+def test_a_learned_schedule_needs_the_bounds_weights() -> None:
+    with pytest.raises(Problems, match=r"weighting = uniform.*weighting=vlb"):
+        compose("train", ["stage=prior", "schedule=learned"])

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.conftest import SMALL
 
 from unclip.diffusion import Cosine, Discrete, Eps, Linear, V, cosine_betas, linear_betas
+from unclip.diffusion.learned import Learned
 from unclip.diffusion.objective import Flow as FlowObjective
 from unclip.diffusion.schedule import Flow
 from unclip.diffusion.weighting import min_snr, uniform, vlb
@@ -42,6 +44,21 @@ def test_trained_models_are_measured_by_noise_level(unclip: Command, tmp_path: P
     refused = unclip("schedules", "run=nowhere", *SYNTHETIC)
     assert refused.returncode == 2
     assert "nowhere" in refused.stderr
+
+
+def test_a_learned_schedule_is_trained_saved_with_the_net_and_drawn(unclip: Command, tmp_path: Path) -> None:
+    chosen = ["schedule=learned", "schedule.hidden=16", "weighting=vlb", "stage.time=log_snr"]
+    trained = unclip("train", *SMALL["prior"], *chosen, "trainer.max_steps=3", "optim.lr=0.01")
+    assert trained.returncode == 0, trained.stderr
+    folder = tmp_path / trained.stdout.split("run: ")[-1].strip()
+    weights = load_file(folder / "weights.safetensors")
+    learned = {name: x for name, x in weights.items() if name.startswith("schedule.")}
+    fresh = {f"schedule.{name}": x for name, x in Learned(hidden=16).state_dict().items()}
+    assert learned.keys() == fresh.keys()
+    moved = {name for name, x in learned.items() if not torch.equal(x, fresh[name])}
+    assert moved == fresh.keys() - {"schedule.gamma_min", "schedule.width"}
+    done = unclip("schedules", "compare=learned", *SYNTHETIC, f"run={folder}", "n=20", "out=page")
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_problem_is_named_at_once(unclip: Command) -> None:

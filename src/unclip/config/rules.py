@@ -135,6 +135,13 @@ def _betas(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
             yield Problem("objective", choices.get("objective"), why + "sampler.spacing=log_snr")
 
 
+def _learned_schedule(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    schedule, weighting = config.get("schedule"), config.get("weighting")
+    if schedule and weighting and _name(schedule) == "Learned" and _name(weighting) != "vlb":
+        why = "would let the learned schedule flee to the easy noise levels: weighting=vlb"
+        yield Problem("weighting", choices.get("weighting"), why)
+
+
 def _table(config: Config) -> tuple[str, Config]:
     """The key and node of the schedule's table, below any modifier; an empty node in continuous time."""
     key, node = "schedule", config.get("schedule") or {}
@@ -201,7 +208,17 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
         yield Problem("trainer.devices", devices, "must be 1 or more, or auto")
 
 
-RULES = (_not_of_this_stage, _divisions, _batches, _steps, _betas, _thresholding, _likelihood, _hardware)
+RULES = (
+    _not_of_this_stage,
+    _divisions,
+    _batches,
+    _steps,
+    _betas,
+    _thresholding,
+    _likelihood,
+    _learned_schedule,
+    _hardware,
+)
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not
 the stage's), and the chosen options; each yields its problems."""
 

@@ -1,9 +1,9 @@
-"""The one schedule with parameters: a monotone network, trained with the model. No loss, no optimizer."""
+"""The one schedule with parameters: a monotone network, and what trains it beside the model. No optimizer."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class Learned(nn.Module):
 
     It begins the same everywhere, near log_snr linear in t: the `hidden` units of l2 have their middles
     spread over [0, 1]. t_at by bisection, without gradients.
+
+    train_ends: whether gradients reach the two ends. They belong to the bound as a whole, its prior and
+    decoder terms included; by the diffusion loss alone they would drift together.
     """
 
     T: int | None = None
@@ -32,12 +35,13 @@ class Learned(nn.Module):
         gamma_min: float = -13.3,
         gamma_max: float = 5.0,
         steepness: Annotated[float, "steepness > 0"] = 8.0,
+        train_ends: bool = True,
     ):
         super().__init__()
         if not gamma_min < gamma_max:
             raise ValueError(f"gamma_max = {gamma_max}: must satisfy gamma_max > gamma_min = {gamma_min}")
-        self.gamma_min = nn.Parameter(torch.tensor(gamma_min))
-        self.width = nn.Parameter(torch.tensor(_before_softplus(gamma_max - gamma_min)))
+        ends = gamma_min, _before_softplus(gamma_max - gamma_min)
+        self.gamma_min, self.width = (nn.Parameter(torch.tensor(x), train_ends) for x in ends)
         middles = (torch.arange(hidden) + 0.5) / hidden
         self.weight1 = nn.Parameter(torch.tensor(_before_softplus(1.0)))
         self.bias1 = nn.Parameter(torch.tensor(0.0))
@@ -70,6 +74,38 @@ class Learned(nn.Module):
             softplus(self.weight2.to(t)) * inner.unsqueeze(-1) + self.bias2.to(t)
         )  # (..., H)
         return inner + (softplus(self.weight3.to(t)) * units).sum(-1)
+
+
+class VarianceGradient:
+    """A learned schedule in training: it becomes the one along which the loss varies least.
+
+    With the weighting vlb the mean loss does not depend on what lies between the ends, but its variance does.
+    So what flows back to the schedule is the gradient of the mean of the *squared* losses, d L_i^2 = 2 L_i d L_i, in
+    the same backward pass in which the network gets that of their mean (Kingma et al. 2021, appendix I.2). For
+    that every tensor (B,) on the way to the schedule goes `through` here, and `see` is told the losses before
+    the backward pass. All else is the schedule's own.
+    """
+
+    def __init__(self, schedule: Learned):
+        self.schedule = schedule
+        self._factor: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.schedule, name)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule(t)
+        return self.through(alpha), self.through(sigma)
+
+    def through(self, x: Tensor) -> Tensor:
+        """x (B,), whose gradient row i will be multiplied by 2 L_i."""
+        if x.requires_grad:
+            x.register_hook(lambda gradient: gradient if self._factor is None else self._factor * gradient)
+        return x
+
+    def see(self, losses: Tensor) -> None:
+        """losses (B,), of whose mean the gradient is about to be taken."""
+        self._factor = 2 * losses.detach()
 
 
 def _before_softplus(x: float) -> float:

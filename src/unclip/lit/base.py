@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from unclip.data.embeddings import Embeddings
 from unclip.data.image_text import Split
 from unclip.diffusion import Denoiser, Objective, Schedule, diffusion_loss
+from unclip.diffusion.learned import Learned, VarianceGradient
 from unclip.diffusion.times import Draw, Times, Uniform
 from unclip.diffusion.weighting import Weighting
 from unclip.randomness import BatchNoise, KeyedNoise, key
@@ -89,7 +90,9 @@ class DiffusionStage(Stage):
     ):
         super().__init__(net, optim, seed)
         self.times = times or UNIFORM
-        self.schedule, self.objective, self.weighting = schedule, objective, weighting
+        # a learned schedule is a part of the net, saved and averaged with it, not another part of the stage
+        self.schedule = VarianceGradient(schedule) if isinstance(schedule, Learned) else schedule
+        self.objective, self.weighting = objective, weighting
         self.sampler, self.loss_norm, self.time = sampler, loss_norm, time
         self.embeddings = embeddings
 
@@ -117,8 +120,14 @@ class DiffusionStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = self.training_noise(batch, batch_idx)
-        draw = self.times(noise.uniform(self.times.spread), self.schedule)
+        learned = self.schedule if isinstance(self.schedule, VarianceGradient) else None
+        draw = self.times(noise.uniform(self.times.spread), learned.schedule if learned else self.schedule)
+        if learned:
+            density = draw.density
+            draw = draw._replace(density=lambda: learned.through(density()))
         losses = self._losses(batch, "train", draw, noise, noise.uniform)
+        if learned:
+            learned.see(losses)
         if self.times.learns:
             self.times.learn(self.all_ranks(draw.t), self.all_ranks(losses.detach()))
         loss = draw.mean(losses)
