@@ -109,15 +109,11 @@ def test_wandb_works_offline_with_the_signature_as_its_id(unclip: Command, tmp_p
     assert list(run.glob("wandb/offline-run-*/files/media/images/samples_*.png"))
 
 
-def test_a_failure_is_one_line_and_a_status(unclip: Command, tmp_path: Path) -> None:
-    result = unclip(
-        "train",
-        *SMALL["decoder"],
-        "trainer.max_steps=1",
-        "callbacks.fid.n_final=8",
-        "extractor.image_channels=3",
-    )
+def test_a_failure_is_one_line_and_a_status_and_may_be_tried_again(unclip: Command, tmp_path: Path) -> None:
+    request = [*SMALL["decoder"], "trainer.max_steps=1", "callbacks.fid.n_final=8"]
+    result = unclip("train", *request, "extractor.image_channels=3")
     assert result.returncode == 1
+    assert "images of 1 channel: this random network judges images of 3 channels" in result.stderr
     assert "Traceback" not in result.stderr
     assert "unclip train: " in result.stderr
     (run,) = run_folders(tmp_path)
@@ -125,3 +121,7 @@ def test_a_failure_is_one_line_and_a_status(unclip: Command, tmp_path: Path) -> 
     assert status["state"] == "failed"
     assert status["error"] in result.stderr
     assert "Traceback" in (run / "error.txt").read_text()
+    again = unclip("train", *request, "retry=true")  # the same run, another extractor
+    assert again.returncode == 0, again.stderr
+    assert run_folders(tmp_path) == [run]
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"

@@ -107,9 +107,9 @@ class Run:
             yield
 
     def prepare(self, config: dict[str, Any], command: str) -> None:
-        """Write the configuration and the command that asked for it, where there is none yet."""
-        if not (self.folder / "config.yaml").exists():
-            write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        """Write the configuration, and the command that asked for it first. What cannot change the result (extractor,
+        logger, devices) may be another than at an earlier attempt: the latest holds."""
+        write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         if not self.status:
             self.mark("prepared", command=command, seed=config["seed"])
 
