@@ -89,6 +89,19 @@ default). With run=..., finished prior or decoder runs, also their measured erro
   unclip schedules compare=all weightings=uniform,p2,sigmoid objective=v
   unclip schedules run=outputs/demo/0123456789 out=outputs/loss-by-level""",
     ),
+    "bench": Verb(
+        "unclip.runs.bench",
+        "speed and memory, beside what others use for the same",
+        """unclip bench evaluation [full=true] [overrides]
+
+evaluation: the Frechet distance of two sets of features, ours and torchmetrics', each in a process of its own on the
+same features: seconds, memory, and by how much the values differ. Small by default; full=true takes the sizes of
+published distances, 50,000 samples of 2048 features. Writes bench.json into out=DIR (outputs/bench/evaluation).
+
+  unclip bench evaluation
+  unclip bench evaluation full=true
+  unclip bench evaluation n=50000 features=2048 batch=500""",
+    ),
     "data": Verb(
         "unclip.runs.data",
         "fetch a data set, or say what is in it",

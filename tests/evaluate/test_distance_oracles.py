@@ -77,7 +77,7 @@ def theirs(sets):
     real, fake = (Images(x) for x in sets)
     return calculate_metrics(
         input1=fake, input2=real, feature_extractor="this-projects", batch_size=32, cuda=False, cache=False,
-        verbose=False, fid=True, isc=True, isc_splits=1, prc=True, prc_neighborhood=5,
+        save_cpu_ram=True, verbose=False, fid=True, isc=True, isc_splits=1, prc=True, prc_neighborhood=5,
         kid=True, kid_subsets=1, kid_subset_size=300,
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ SCHEMAS = {
     "sample": schema.Generate,
     "evaluate": schema.Evaluate,
     "schedules": schema.Compare,
+    "bench_evaluation": schema.BenchEvaluation,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"
 SWEEP_VALUES_CHECKED = (

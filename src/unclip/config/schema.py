@@ -94,6 +94,18 @@ class Compare:
 
 
 @dataclass
+class BenchEvaluation:
+    """conf/bench_evaluation.yaml: the Frechet distance beside torchmetrics'."""
+
+    n: Annotated[int | None, "n >= 2"] = None
+    features: Annotated[int | None, "features >= 1"] = None
+    full: bool = False
+    batch: Annotated[int, "batch >= 1"] = 100
+    seed: Annotated[int, "0 <= seed < 2**31"] = 0
+    out: str = "outputs/bench/evaluation"
+
+
+@dataclass
 class Paths:
     """Where things are kept."""
 
