@@ -37,7 +37,7 @@ METRICS = {
     "nll": Metric(frozenset({"model"}), slow=True, per_cell=False),
 }
 WORDS = {
-    "logits": "a classifier's verdicts: extractor=fashion_mnist",
+    "logits": "the verdicts of a classifier of the data's own classes: extractor=fashion_mnist for garments",
     "text": "a CLIP as extractor: extractor=clip extractor.run=RUN",
     "captions": "pictures of known captions, and a folder has none: run=FOLDER",
     "model": "a trained model: run=FOLDER",

@@ -24,6 +24,7 @@ from unclip.runs.trained import load
 
 COLUMNS = 10  # of a grid of pictures
 ROWS = 10
+MEASURED = ("Frechet distance", "KID x 1000", "CMMD")  # of a sweep, said once: how
 
 
 def deliver(asked: Request, out: Path) -> dict[str, Any]:
@@ -42,7 +43,9 @@ def deliver(asked: Request, out: Path) -> dict[str, Any]:
         if asked.axes:
             cells = sweep.cells(asked, trained, by, out)
             once = [name for name in by.names if not catalogue.METRICS[name].per_cell]
-            measured = {**metrics.of_model(trained, config, by, once), "axes": asked.axes, "sweep": cells}
+            common = metrics.of_model(trained, config, by, once)
+            common["sampling"] = {k: v for k, v in common["sampling"].items() if k not in asked.axes}
+            measured = {**common, "axes": asked.axes, "sweep": cells}
             shown = [], _cells(cells, trained.data.captions, out)
         else:
             samples = metrics.drawn(trained, config)
@@ -80,6 +83,7 @@ def write(
         pairs=pairs,
         curves=sweep_curves.draw(cells) if cells else None,
         sweep=table.sweep(cells) if cells else None,
+        measured=[row for row in table.rows(cells[0]) if row["name"] in MEASURED] if cells else [],
         settings=json.dumps(measured.get("sampling", {}), indent=1),
         provenance=", ".join(f"{k} {v}" for k, v in versions.items()) + time.strftime("; %Y-%m-%d"),
     )

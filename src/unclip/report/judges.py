@@ -16,6 +16,7 @@ from unclip import build
 from unclip.config.problems import Problem, Problems
 from unclip.data.image_text import Split
 from unclip.data.images import resized
+from unclip.data.module import ImageTextData
 from unclip.evaluate import catalogue, judge
 from unclip.evaluate.extractors import Extractor, check_independent
 from unclip.evaluate.image_sets import load_images
@@ -26,6 +27,7 @@ from unclip.runs.trained import Trained
 
 SAMPLES = 500  # of a run, where n is not given
 REFERENCE = 10_000  # images that distances are measured against, where reference_n is not given
+WORDS = {"train": "training", "validation": "validation", "test": "test"}
 PIXELS = ("memorisation", "brightness")  # metrics that compare pixels
 
 
@@ -57,63 +59,71 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
         check_independent(extractor, trained.model.clip)
     except ValueError as error:
         raise Problems([Problem("", None, str(error))]) from None
-    names = names_of(request, extractor, ["captions", "model"])
-    train, test = data.split("train").images, data.split("test").images
-    count = _at_most("reference_n", request["reference_n"] or min(REFERENCE, len(train)), len(train))
-    floor_count = min(n, len(test))
-    keep = _keeps(names)
-
-    def seen(split: Split, count: int) -> Seen:
-        return _real(RealImages.of_split(data, split), count, extractor, keep, request)
-
-    reference = Reference(
-        seen("train", count), seen("test", floor_count), train, f"first {count} training images", "real test images"
-    )  # fmt: skip
+    offered = _offered(extractor, data.split("test").images, len(data.class_names))
+    names = names_of(request, ["captions", "model", *offered])
+    reference = _split(data, "train", n, extractor, names, request)
     asked = None
-    if hasattr(extractor, "logits") or hasattr(extractor, "text"):
+    if offered:
         asked = judge.Asked(
             torch.zeros(0, dtype=torch.int64), data.captions, data.class_names, judge.class_of_caption(data),
-            Seen(test, extractor), data.split("test").labels,
+            Seen(data.split("test").images, extractor), data.split("test").labels,
         )  # fmt: skip
     return Judge(extractor, names, reference, _settings(request), asked)
 
 
 def for_images(request: dict[str, Any]) -> tuple[Judge, Tensor]:
     """What pictures without a run are measured by, and the pictures. Raises Problems."""
-    images, everything, others, says = _sets(request)
+    images, reference = _sets(request)
+    source, split = reference if isinstance(reference, tuple) else (None, None)
+    everything = reference if isinstance(reference, Tensor) else reference[0].split(reference[1]).images
     extractor = extractor_of(request, everything)
-    names = names_of(request, extractor, [])
+    names = names_of(request, _offered(extractor, everything))
     try:
         extractor.features(images[:1])
     except ValueError as error:
         raise Problems([Problem("images", request["images"], str(error))]) from None
     if images.shape[1:] != everything.shape[1:]:
         names = _without_pixels(names, request, images, everything)
-    reference = _reference(everything, others, len(images), says, extractor, _keeps(names), request)
-    return Judge(extractor, names, reference, _settings(request)), images
+    if source is not None and split is not None:
+        real = _split(source, split, len(images), extractor, names, request)
+    else:
+        real = _folder(everything, len(images), extractor, names, request)
+    return Judge(extractor, names, real, _settings(request)), images
 
 
-def _reference(
-    everything: Tensor,
-    others: Tensor | None,
+def _split(
+    data: ImageTextData,
+    split: Split,
     n: int,
-    says: str,
     extractor: Extractor,
-    keep: bool,
+    names: Sequence[str],
     request: dict[str, Any],
 ) -> Reference:
-    """reference_n of the real images, and n others for the floor: from another split, else from what is left of these,
-    else a part against the rest."""
-    total = len(everything)
+    """The first reference_n images of a split; for the floor the first n of the test split, of training beside that."""
+    everything = data.split(split).images
+    held_out: Split = "train" if split == "test" else "test"
+    there = len(everything)
+    count = _at_most("reference_n", request["reference_n"] or min(REFERENCE, there), there)
+    keep = _keeps(names)
+
+    def seen(split: Split, count: int) -> Seen:
+        return _real(RealImages.of_split(data, split), count, extractor, keep, request)
+
+    says = f"first {count} {WORDS[split]} images"
+    others = seen(held_out, min(n, len(data.split(held_out))))
+    return Reference(seen(split, count), others, everything, says, f"real {WORDS[held_out]} images")
+
+
+def _folder(
+    everything: Tensor, n: int, extractor: Extractor, names: Sequence[str], request: dict[str, Any]
+) -> Reference:
+    """reference_n of real images, and n others for the floor: of what is left, else a part against the rest."""
+    total, says, keep = len(everything), request["reference"], _keeps(names)
     count = request["reference_n"] or min(REFERENCE, total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))  # files may be sorted by class
     which = f"{count} of the {total} images of {says}" if count < total else f"{count} images of {says}"
     chosen = everything[order[:count].sort().values]
     real = _real(RealImages.of_images(chosen), count, extractor, keep, request)
-    if others is not None:
-        return Reference(
-            real, Seen(others[:n], extractor, keep), everything, which, "real images of another split"
-        )
     start = count if total - count >= n else 0
     if start == 0 and total < 2 * n:
         return Reference(real, None, everything, which, "")
@@ -141,39 +151,39 @@ def _keeps(names: Sequence[str]) -> bool:
     return any("features" in catalogue.METRICS[name].needs for name in names)
 
 
-def _sets(request: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, str]:
-    """Pictures, the whole reference, images of the same kind that are not in it, the reference in words."""
+def _sets(request: dict[str, Any]) -> tuple[Tensor, Tensor | tuple[ImageTextData, Split]]:
+    """Pictures, and the reference: images, or a data set and which split of it. Raises Problems, of both at once."""
     found: list[Problem] = []
-    images, reference = torch.empty(0), torch.empty(0)
-    others = None
-    try:
-        images = load_images(request["images"], request["skip_corrupt"])
-    except ValueError as error:
-        found.append(Problem("images", request["images"], str(error)))
-    name, _, split = request["reference"].rpartition(":")
-    try:
-        if Path(request["reference"]).exists():
-            reference = load_images(request["reference"], request["skip_corrupt"])
-        else:
-            source = build.named_data(name, request["paths"]["data"])
-            reference = source.split(split).images
-            others = source.split("train" if split == "test" else "test").images
-            if getattr(source, "resize", None) == "pad" and max(images.shape[-2:]) < source.image_size:
-                images = resized(images, source.image_size, "pad")  # as the data's own images were
-    except ValueError as error:
-        found.append(Problem("reference", request["reference"], str(error)))
-    for key, there in (("n", images), ("reference_n", reference)):
-        if not found and request[key] and request[key] > len(there):
-            found.append(Problem(key, request[key], f"must be at most the {len(there)} images there are"))
-    if not found and images.shape[1] != reference.shape[1]:
-        why = f"{images.shape[1]} channels, the reference {reference.shape[1]}"
-        found.append(Problem("images", request["images"], f"has images of {why}"))
+    sets: dict[str, Tensor] = {}
+    named: tuple[ImageTextData, Split] | None = None
+    for key in ("images", "reference"):
+        try:
+            if key == "images" or Path(request[key]).exists():
+                sets[key] = load_images(request[key], request["skip_corrupt"])
+            else:
+                name, _, split = request[key].rpartition(":")
+                named = build.named_data(name, request["paths"]["data"]), split
+                sets[key] = named[0].split(split).images
+        except ValueError as error:
+            found.append(Problem(key, request[key], str(error)))
+    for key, of in (("n", "images"), ("reference_n", "reference")):
+        if of in sets and request[key] and request[key] > len(sets[of]):
+            found.append(Problem(key, request[key], f"must be at most the {len(sets[of])} images there are"))
+    if len(sets) == 2 and sets["images"].shape[1] != sets["reference"].shape[1]:
+        why = f"has images of {sets['images'].shape[1]} channels, the reference {sets['reference'].shape[1]}"
+        found.append(Problem("images", request["images"], why))
     if found:
         raise Problems(found)
+    images = sets["images"]
     n = request["n"] or len(images)
     if n < len(images):
         images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]]
-    return images, reference, others, request["reference"]
+    if named is None:
+        return images, sets["reference"]
+    source = named[0]
+    if getattr(source, "resize", None) == "pad" and max(images.shape[-2:]) < source.image_size:
+        images = resized(images, source.image_size, "pad")  # as the data's own images were
+    return images, named
 
 
 def _without_pixels(
@@ -202,14 +212,21 @@ def extractor_of(request: dict[str, Any], images: Tensor) -> Extractor:
     return extractor
 
 
-def names_of(request: dict[str, Any], extractor: Extractor, offered: Sequence[str]) -> list[str]:
-    """The metrics to measure. Raises Problems for those that this extractor cannot give."""
-    offers = [*offered, *(o for o in ("logits", "text") if hasattr(extractor, o))]
+def names_of(request: dict[str, Any], offered: Sequence[str]) -> list[str]:
+    """The metrics to measure. Raises Problems for those that need more than is offered."""
     asked = request["metrics"]
-    lacking = [(name, catalogue.lacking(name, offers)) for name in asked or [] if name != "all"]
+    lacking = [(name, catalogue.lacking(name, offered)) for name in asked or [] if name != "all"]
     if any(why for _, why in lacking):
         raise Problems([Problem("metrics", name, why) for name, why in lacking if why])
-    return catalogue.chosen(asked, offers)
+    return catalogue.chosen(asked, offered)
+
+
+def _offered(extractor: Any, images: Tensor, classes: int | None = None) -> list[str]:
+    """What an extractor gives besides features; verdicts only about as many classes as the data have, if any."""
+    found = ["text"] if hasattr(extractor, "text") else []
+    if hasattr(extractor, "logits") and classes in (None, extractor.logits(images[:1]).shape[1]):
+        found.append("logits")
+    return found
 
 
 def _settings(request: dict[str, Any]) -> judge.Settings:

@@ -80,7 +80,7 @@ def _panel(axis: Any, cells: Sequence[Cell], x: str | None, y: str, along: str) 
     floor = cells[0][y].get("floor")
     if floor is not None:
         axis.axhline(floor, color="#999", linewidth=1, linestyle="--", label="floor: real images")
-    title = f"numbers: {along}" if x else ""
+    title = f"beside each point: its {along}" if x else ""
     axis.set(xlabel=AGREEMENTS[x] if x else along, ylabel=DISTANCES[y], title=title)
     axis.title.set_size(9)
     axis.grid(alpha=0.25)
