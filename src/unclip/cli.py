@@ -66,15 +66,25 @@ Writes one PNG each, grid.png and samples.jsonl into out=DIR (by default <run>/s
     ),
     "evaluate": Verb(
         "unclip.runs.evaluate",
-        "metrics of a trained experiment, as JSON and a table",
-        """unclip evaluate run=FOLDER [n=500] [overrides]
+        "metrics of a trained experiment, of a sweep of its sampling settings, or of pictures",
+        """unclip evaluate run=FOLDER [n=500] [metrics=NAME,NAME|all] [overrides]
+unclip evaluate run=FOLDER guidance=1,2,4 steps=10,20,50
+unclip evaluate images=PATH reference=PATH|fashion_mnist:train [n=N] [overrides]
 
-Samples every caption of the data set, asks an independent classifier what it sees, and measures the Frechet distance
-(with its train-vs-test floor), the round trip image -> embedding -> image, and the prior against its baselines.
-Writes metrics.json into out=DIR (by default <run>/evaluation-<hash of the request>).
+Measures pictures against real images, each number beside what held-out real images get: Frechet distance, KID, precision
+and recall, nearest training images, brightness; of a run also whether a classifier sees what was asked for, the round
+trip image -> embedding -> image, the prior and the CLIP by themselves. fd_infinity and nll (bits per dimension) are slow
+and only measured by name. PATH is a folder of images or an .npz; extractor= says what they are judged by.
+
+A list of values is a sweep: sampler, guidance, steps, rerank and seed, every combination with the same noise. Typed again
+it goes on with what is missing.
+
+Writes metrics.json and evaluation.html into out=DIR (by default <run>/evaluation-<hash of the request>, or sweep-<hash>).
 
   unclip evaluate run=outputs/demo
-  unclip evaluate run=outputs/demo guidance=2 n=1000""",
+  unclip evaluate run=outputs/demo guidance=1,1.5,2,4 steps=10,20 sampler=ddim,dpmpp_2m
+  unclip evaluate run=outputs/demo metrics=nll,fd_infinity n=2000
+  unclip evaluate images=outputs/demo/samples reference=fashion_mnist:train""",
     ),
     "schedules": Verb(
         "unclip.runs.schedules",
