@@ -36,7 +36,7 @@ def test_they_are_numpys(f):
     assert torch.equal(covariance, covariance.T)
 
 
-@pytest.mark.parametrize("sizes", [(1,), (7,), (2048,), (5000,), (1, 4000, 0, 999), (2047, 2, 2951)])
+@pytest.mark.parametrize("sizes", [(1,), (7,), (1024,), (5000,), (1, 4000, 0, 999), (1023, 2, 3975)])
 def test_batches_change_nothing(sizes):
     x = features(5000, 20) + 1
     assert_same(streamed(x, *sizes), moments(x))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-ROWS = 2048  # rows a matrix product: small batches are gathered until there are as many
+ROWS = 1024  # rows a matrix product: small batches are gathered until there are as many
 PARTS = 8  # column blocks of the covariance, of which only the upper triangle is computed: 9/16 of the work
 
 
