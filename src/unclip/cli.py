@@ -71,15 +71,16 @@ Writes one PNG each, grid.png and samples.jsonl into out=DIR (by default <run>/s
 unclip evaluate run=FOLDER guidance=1,2,4 steps=10,20,50
 unclip evaluate images=PATH reference=PATH|fashion_mnist:train [n=N] [overrides]
 
-Measures pictures against real images, each number beside what held-out real images get: Frechet distance, KID, precision
-and recall, nearest training images, brightness; of a run also whether a classifier sees what was asked for, the round
-trip image -> embedding -> image, the prior and the CLIP by themselves. fd_infinity and nll (bits per dimension) are slow
-and only measured by name. PATH is a folder of images or an .npz; extractor= says what they are judged by.
+Measures pictures against real images, each number beside what held-out real images get: Frechet distance, KID,
+precision and recall, nearest training images, brightness; of a run also whether a classifier sees what was asked for,
+the round trip image -> embedding -> image, the prior and the CLIP by themselves. fd_infinity and nll (bits per
+dimension) are slow and only measured by name. PATH is a folder of images or an .npz; extractor= says what judges them.
 
-A list of values is a sweep: sampler, guidance, steps, rerank and seed, every combination with the same noise. Typed again
-it goes on with what is missing.
+A list of values is a sweep: sampler, guidance, steps, rerank and seed, every combination with the same noise. Typed
+again it goes on with what is missing.
 
-Writes metrics.json and evaluation.html into out=DIR (by default <run>/evaluation-<hash of the request>, or sweep-<hash>).
+Writes metrics.json and evaluation.html into out=DIR (by default <run>/evaluation-<hash of the request>; a sweep into
+sweep-<hash>).
 
   unclip evaluate run=outputs/demo
   unclip evaluate run=outputs/demo guidance=1,1.5,2,4 steps=10,20 sampler=ddim,dpmpp_2m
@@ -111,6 +112,29 @@ published distances, 50,000 samples of 2048 features. Writes bench.json into out
   unclip bench evaluation
   unclip bench evaluation full=true
   unclip bench evaluation n=50000 features=2048 batch=500""",
+    ),
+    "runs": Verb(
+        "unclip.runs.runs",
+        "the runs there are: list, compare, clean up",
+        """unclip runs [FOLDER] [where="..."] [sort=FIELD] [limit=N] [--json]
+unclip runs compare RUN RUN
+unclip runs clean [FOLDER] [where="..."] [older=30d] [yes=true]
+
+Lists the runs under FOLDER (outputs, or paths.outputs=DIR), newest first; sort=-FIELD puts the largest first. where
+compares fields (=, !=, <, <=, >, >=, ~ for contains) with and, or, not and brackets: a metric (fd_n500), a column
+(state, stage, seed, age, seconds), or any key of the configuration (optim.lr, or lr where only one key ends so). No
+comparison holds of a run without the field.
+
+compare shows the keys in which two runs' configurations differ; a run is its signature, the beginning of it, or its
+folder. clean lists what would go, and removes it with yes=true: without where only runs that did not finish; never one
+being trained, one whose files cannot be read, or one that another run or a results folder under the outputs names.
+
+  unclip runs
+  unclip runs where="stage=decoder and fd_n500<20" sort=fd_n500 limit=10
+  unclip runs where="schedule~cosine and not state=finished"
+  unclip runs compare 0123456789 outputs/demo/abcdef0123
+  unclip runs clean older=30d
+  unclip runs clean where="state=finished and age>90d" yes=true""",
     ),
     "data": Verb(
         "unclip.runs.data",

@@ -46,7 +46,9 @@ def show(metrics: Mapping[str, Any]) -> None:
         console.print(table)
     if cells := metrics.get("sweep"):
         headings, lines = sweep(cells)
-        table = Table(*headings, box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in headings:
+            table.add_column(heading, overflow="fold", justify="right")
         for line in lines:
             table.add_row(*line)
         console.print(table)
@@ -237,13 +239,13 @@ def _of(metric: str, key: str, form: str, scale: float = 1) -> Callable[[Mapping
 _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "FD": _of("fd", "value", ".2f"),
     "FD inf": _of("fd_infinity", "value", ".2f"),
-    "KID x 1000": _of("kid", "value", ".2f", 1000),
+    "1000 KID": _of("kid", "value", ".2f", 1000),
     "CMMD": _of("cmmd", "value", ".3f"),
     "precision": _of("prdc", "precision", ".3f"),
     "recall": _of("prdc", "recall", ".3f"),
-    "consistency": _of("prompt_consistency", "value", ".3f"),
+    "prompt": _of("prompt_consistency", "value", ".3f"),
     "retrieval": _of("prompt_retrieval", "value", ".3f"),
     "round trip": _of("round_trip", "value", ".3f"),
     "brightness": _of("brightness", "value", ".4f"),
-    "seconds": lambda cell: f"{cell['seconds']:.1f}",
+    "s": lambda cell: f"{cell['seconds']:.1f}",
 }
