@@ -143,6 +143,18 @@ def test_a_sweep_measures_every_combination_once(model: tuple[Path, list[str]]) 
     assert page.count("data:image/png;base64,") == 2  # curves, pictures
 
 
+def test_the_order_of_values_and_of_arguments_changes_no_combination(model: tuple[Path, list[str]]) -> None:
+    folder, named = model
+    swept = [*named, "metrics=brightness", "steps=3", "out=samplers"]
+    first = evaluate(folder, *swept, "guidance=2,1", "sampler=ddim,dpmpp_2m")
+    assert first.returncode == 0, first.stderr
+    again = evaluate(folder, "sampler=dpmpp_2m,ddim", "guidance=1,2", *swept)
+    assert again.stderr.count("finished already") == 4
+    cells = json.loads((folder / "samplers" / "metrics.json").read_text())["sweep"]
+    assert [cell["of"]["sampler"] for cell in cells] == ["dpmpp_2m", "dpmpp_2m", "ddim", "ddim"]
+    assert len({json.dumps(cell["sampling"]) for cell in cells}) == 4
+
+
 @pytest.mark.slow
 def test_an_interrupted_sweep_leaves_whole_files_and_goes_on(model: tuple[Path, list[str]]) -> None:
     folder, named = model

@@ -79,7 +79,9 @@ def checked(arguments: list[str]) -> Request:
 def digest(request: dict[str, Any], runs: dict[str, str]) -> str:
     """What the numbers of one cell depend on, as a name: its request without the places, with the runs' signatures."""
     deciding = {k: v for k, v in request.items() if k not in (*WHERE, *RUNS)}
-    if request["sampler"]:  # its own guidance is whatever was composed first; the request's is what counts
+    if request.get(
+        "sampler"
+    ):  # its own guidance is whatever was composed first; the request's is what counts
         deciding["sampler"] = {k: v for k, v in request["sampler"].items() if k != "guidance"}
     return hashlib.sha256(json.dumps([deciding, runs], sort_keys=True).encode()).hexdigest()[:12]
 
