@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,9 @@ from unclip.build import part
 from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
 from unclip.config.problems import Problems
 from unclip.diffusion import Shifted, log_snr, make_grid
+from unclip.runs import where
 from unclip.runs.pipeline import plan
+from unclip.runs.runs import KEYS
 from unclip.runs.schedules import checked, listed
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -79,6 +82,16 @@ def test_the_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> 
         )
     elif verb == "schedules":
         checked([listed(o) for o in overrides])
+    elif verb == "evaluate":  # of a swept setting each value: sampler, guidance, steps, ...
+        settings = [
+            [f"{key}={v}" for v in listed.split(",")] for key, listed in (o.split("=", 1) for o in overrides)
+        ]
+        for request in itertools.product(*settings):
+            compose(verb, list(request))
+    elif verb == "runs":
+        given = dict(o.split("=", 1) for o in overrides)
+        assert given.keys() <= set(KEYS["list"])
+        where.parse(given["where"])
     else:
         compose(verb, overrides)
 

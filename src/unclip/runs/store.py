@@ -86,14 +86,25 @@ class Run:
             return "finished"
         if written is None and not (self.folder / ".lock").exists():
             return "new"
-        try:
-            with self.lock():
-                pass
-        except Busy:
+        if self.held:
             return "live"
         if written is None:
             return "new"
         return "failed" if written == "failed" else "interrupted"
+
+    @property
+    def held(self) -> bool:
+        """Whether a process holds the lock: asked without writing, so also where nothing may be written."""
+        try:
+            handle = (self.folder / ".lock").open("rb")
+        except FileNotFoundError:
+            return False
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
