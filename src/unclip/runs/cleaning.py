@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from unclip.runs.store import Busy
 RECORDS = ("pipeline.json", "request.json")
 WORD = re.compile(r"[0-9a-f]+")
 LEFT = ".removing-"  # a run's folder on its way out
+STARTING = 60.0  # seconds: a process takes the lock some time after its folder is made, and says every 10 that it lives
 SHORTEST = 4  # a reference may be the beginning of a signature
 
 
@@ -59,6 +61,10 @@ def stays(one: Listed, references: References) -> str:
         return "is being trained"
     if one.state == UNREADABLE:
         return one.problem
+    if one.state != "finished" and (seconds := time.time() - _written(one.folder)) < STARTING:
+        return (
+            f"was written {max(seconds, 0):.0f} s ago: its process may be starting, or be on another machine"
+        )
     if by := references.to(one.run.signature):
         more = f" and {len(by) - 1} more" if len(by) > 1 else ""
         return f"is named by {by[0]}{more}"
@@ -89,6 +95,13 @@ def _outputs(one: Listed) -> Path:
     above = one.folder.absolute().parent
     experiment = Path(str(one.config.get("experiment") or "default")).parts
     return above.parents[len(experiment) - 1] if above.parts[-len(experiment) :] == experiment else above
+
+
+def _written(folder: Path) -> float:
+    times = [
+        path.stat().st_mtime for name in ("config.yaml", "status.json") if (path := folder / name).exists()
+    ]
+    return max(times, default=0.0)
 
 
 def _records(folder: Path, depth: int, notes: list[str]) -> Iterator[Path]:

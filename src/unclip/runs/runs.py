@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import shutil
 import sys
 from collections import Counter
@@ -35,6 +36,16 @@ MB = 1e6
 
 def main(arguments: list[str]) -> int:
     """List, compare or clean."""
+    try:
+        status = _carried_out(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `unclip runs | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _carried_out(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     words = [a for a in arguments if "=" not in a and a != "--json"]
     action = words.pop(0) if words and words[0] in ACTIONS else "list"
