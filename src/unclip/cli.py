@@ -47,8 +47,14 @@ A run's folder is named by its configuration: the same command finds the same ru
 goes on with it when it was interrupted. What a stage is trained on top of is trained first (clip=auto) or named
 (clip=<signature or folder>, clip=random).
 
+A sweep (-m) trains each combination in a process of its own, hydra.launcher.n_jobs=N at a time (by default one, or one
+a GPU; hydra.launcher.jobs_per_gpu=N), and leaves a record, outputs/sweeps/NAME.json (sweep=NAME, else a hash of the
+command). The same command again goes on: finished runs are skipped, failed ones named, and tried again with retry=true.
+dry_run=true says what would be done.
+
   unclip train stage=decoder schedule=linear objective=v seed=3
   unclip train experiment=demo/decoder trainer.max_steps=2000
+  unclip train stage=decoder schedule=linear dry_run=true         what state it is in, how long it may take
   unclip train -m stage=decoder schedule=linear,cosine objective=eps,x0,v trainer.max_steps=20
   unclip train stage=prior --cfg job          print the configuration and stop
   unclip train --config-dir=my_conf stage=clip model=clip/mine""",

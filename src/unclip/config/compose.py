@@ -6,19 +6,22 @@ is checked against the targets' signatures (targets.py) and the rules between ke
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import unclip
@@ -73,8 +76,21 @@ def compose(verb: str, overrides: list[str]) -> Composed:
     Raises:
         Problems: everything that is wrong with the request, each with its key, what was given and what is possible.
     """
+    if _kept and _kept[-1].verb == verb:
+        return _kept[-1].checked(overrides)
     with _Composer(verb) as composer:
         return composer.checked(overrides)
+
+
+@contextmanager
+def many(verb: str) -> Iterator[None]:
+    """Requests of this verb inside share what they have in common, so that a thousand take seconds, not minutes."""
+    with _Composer(verb) as composer:
+        _kept.append(composer)
+        try:
+            yield
+        finally:
+            _kept.pop()
 
 
 def check_sweep(verb: str, overrides: list[str]) -> None:
@@ -121,6 +137,9 @@ def _axis(line: str, override: Override) -> list[str]:
     return [f"{key}={value}" for value in values[:SWEEP_VALUES_CHECKED]]
 
 
+_kept: list[_Composer] = []  # by many(), innermost last
+
+
 class _Composer:
     """Hydra's composition of one verb's primary config, with the project's checks around it."""
 
@@ -129,20 +148,28 @@ class _Composer:
         own = own_folder()
         self.search = [f"hydra.searchpath=[file://{own}]"] if own else []
         self.parser = OverridesParser.create()
+        self.by_groups: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+        self.by_lines: dict[tuple[str, ...], Composed] = {}
 
     def __enter__(self) -> _Composer:
+        self.before = GlobalHydra.instance().hydra  # a multirun that is under way
         GlobalHydra.instance().clear()
         self.context = hydra.initialize_config_dir(str(config_folder().absolute()), version_base="1.3")
         self.context.__enter__()
+        self.groups = set(self._loader.list_groups(""))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
+        GlobalHydra.instance().hydra = self.before
 
     def checked(self, lines: list[str]) -> Composed:
+        if (known := self.by_lines.get(tuple(lines))) is not None:
+            return known
         problems, composed = self._check(lines)
         if problems or composed is None:
             raise Problems(problems, composed.config if composed else None)
+        self.by_lines[tuple(lines)] = composed
         return composed
 
     def problems(self, lines: list[str]) -> list[Problem]:
@@ -218,12 +245,28 @@ class _Composer:
         return problems, Composed(config, choices, lines)
 
     def _compose(self, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        config = hydra.compose(self.verb, [*self.search, *lines], return_hydra_config=True)
-        choices = dict(config.hydra.runtime.choices)
+        """Hydra's composition: once for each choice of groups, with the values put into a copy of it by Hydra's own
+        function."""
+        parsed = [(line, self.parse(line)) for line in lines]
+        values = [(line, o) for line, o in parsed if isinstance(o, Override) and self._is_plain_value(o)]
+        chosen = tuple(line for line in lines if line not in dict(values))
+        if chosen not in self.by_groups:
+            config = hydra.compose(self.verb, [*self.search, *chosen], return_hydra_config=True)
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                config.pop("hydra")
+            self.by_groups[chosen] = config, choices
+        config, choices = self.by_groups[chosen]
+        if values:
+            config = copy.deepcopy(config)
+            ConfigLoaderImpl._apply_overrides_to_config([o for _, o in values], config)
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
-        plain.pop("hydra")
         return {str(k): v for k, v in plain.items()}, choices
+
+    def _is_plain_value(self, override: Override) -> bool:
+        key = override.key_or_group
+        return not (override.is_hydra_override() or key.split(".")[0] == "hydra" or self._is_group(key))
 
     @property
     def _loader(self) -> Any:
@@ -231,7 +274,7 @@ class _Composer:
 
     def _is_group(self, key: str) -> bool:
         group = key.split("@")[0]
-        return group in self._loader.list_groups("") or "/" in group
+        return group in self.groups or "/" in group
 
     def _group_problem(self, override: Override) -> Problem | None:
         group = override.key_or_group

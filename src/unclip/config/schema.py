@@ -34,6 +34,8 @@ class Train:
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
     compile: bool | Literal["auto"] = "auto"
     retry: bool = False
+    dry_run: bool = False
+    sweep: Annotated[str | None, "sweep.replace('-', '').replace('_', '').isalnum()"] = None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.runs.process import stop_at_once_when_asked
+from unclip.runs.process import WAIT, WAIT_SECONDS, stop_at_once_when_asked
 from unclip.runs.store import Busy, Run, now, provenance
 
 if TYPE_CHECKING:
@@ -30,12 +30,23 @@ def main(folder: str) -> int:
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
     first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # other ranks leave lock and status alone
-    try:
-        with run.lock() if first else nullcontext():
-            return _attempt(run, first)
-    except Busy as busy:
-        print(f"unclip train: {busy}", file=sys.stderr)
-        return WRONG_REQUEST
+    waited = False
+    while True:
+        try:
+            with run.lock() if first else nullcontext():
+                written = run.status.get("state") if first else None
+                if written == "finished" and run.weights.is_file():
+                    print(f"finished by another process meanwhile\nrun: {run.folder}", flush=True)
+                    return DONE
+                if written == "failed" and waited:
+                    return FAILED
+                return _attempt(run, first)
+        except Busy as busy:
+            if not os.environ.get(WAIT):
+                print(f"unclip train: {busy}", file=sys.stderr)
+                return WRONG_REQUEST
+        waited = True
+        time.sleep(WAIT_SECONDS)
 
 
 def _attempt(run: Run, first: bool) -> int:
@@ -173,7 +184,7 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
         import wandb
 
         stage = config["stage"]["name"]
-        group = f"{config['experiment']}/{stage}"
+        group = config.get("sweep") or f"{config['experiment']}/{stage}"
         wandb.setup(wandb.Settings(mode="offline") if node.get("offline") else None)  # quiet from here on
         return build.make(
             node,

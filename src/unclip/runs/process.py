@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from unclip.cli import INTERRUPTED
 
@@ -22,6 +23,12 @@ PARALLEL = (
 )
 PR_SET_PDEATHSIG = 1
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
+WAIT_SECONDS = 2.0
+WAS_STOPPED = (
+    INTERRUPTED,
+    -signal.SIGINT,
+    -signal.SIGTERM,
+)  # exit statuses of a child that was asked to stop
 
 
 def run_child(*arguments: str) -> int:
@@ -30,14 +37,22 @@ def run_child(*arguments: str) -> int:
     The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it by the terminal;
     this process goes on waiting while it puts things in order. If this process is killed, the child is told to stop.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)} | {WAIT: "1"}
-    command = [sys.executable, "-m", *arguments]
-    ends_with_parent = _stop_when_parent_dies if sys.platform == "linux" else None
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent).wait()
+        return start_child(*arguments).wait()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def start_child(
+    *arguments: str, more: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start `python -m <arguments>` as run_child does, with `more` in its environment and Popen's options."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)}
+    environment |= {WAIT: "1", **(more or {})}
+    command = [sys.executable, "-m", *arguments]
+    ends_with_parent = _stop_when_parent_dies if sys.platform == "linux" else None
+    return subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent, **options)
 
 
 def become(*arguments: str) -> None:

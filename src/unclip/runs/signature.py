@@ -10,7 +10,7 @@ from unclip.config import schema, targets
 
 LENGTH = 10
 NOT_THE_RESULT = {
-    "": ("paths", "logger", "retry", "experiment", "extractor"),
+    "": ("paths", "logger", "retry", "dry_run", "sweep", "experiment", "extractor"),
     "trainer": (
         "accelerator",
         "devices",

@@ -11,10 +11,10 @@ from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from unclip.config.compose import check_sweep, config_folder, own_folder
 from unclip.runs import process
 from unclip.runs.store import Run, age, typed
+from unclip.runs.sweep import Sweep, described
 from unclip.runs.upstream import request, resolve
 
 HYDRAS_OWN = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
-WAIT_SECONDS = 2.0
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
     composed = request(overrides)
     config, upstreams = resolve(composed)
     run = Run.of(config, composed.experiment)
+    if config["dry_run"]:
+        print(described(run, config, [up for up, _ in upstreams.values() if up.state != "finished"]))
+        return DONE
     if run.state == "finished":
         return _finished(run)
     for stage, (upstream, upstream_overrides) in upstreams.items():
@@ -47,10 +50,10 @@ def main(arguments: list[str]) -> int:
 
 def start(run: Run, config: dict[str, Any], command: str) -> int:
     """Bring one run to its end in this very process; returns only where nothing is to be done."""
-    state = run.state
+    state, waited = run.state, False
     while state == "live" and os.environ.get(process.WAIT):
-        time.sleep(WAIT_SECONDS)
-        state = run.state
+        time.sleep(process.WAIT_SECONDS)
+        state, waited = run.state, True
     if state == "finished":
         return _finished(run)
     if state == "live":
@@ -60,7 +63,9 @@ def start(run: Run, config: dict[str, Any], command: str) -> int:
             file=sys.stderr,
         )
         return WRONG_REQUEST
-    if state == "failed" and not config["retry"]:
+    if state == "failed" and (
+        waited or not config["retry"]
+    ):  # what has just failed is not tried again at once
         error = run.status.get("error", "unknown error")
         print(
             f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true",
@@ -80,27 +85,11 @@ def _finished(run: Run) -> int:
 
 
 def _multirun(arguments: list[str]) -> int:
-    failed: list[str] = []
-
-    def cell(config: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        overrides = list(HydraConfig.get().overrides.task)
-        command = typed("train", overrides)
-        print(f"\n[{HydraConfig.get().job.num + 1}] {command}", flush=True)
-        status = process.run_child("unclip", "train", *overrides)
-        if status in (INTERRUPTED, -2):
-            raise KeyboardInterrupt
-        if status:
-            failed.append(command)
-
-    _hydra(arguments, cell)
-    if failed:
-        print(
-            "\n".join([f"\nunclip train: {len(failed)} of the sweep's runs failed:", *failed]),
-            file=sys.stderr,
-        )
-    return FAILED if failed else DONE
+    overrides = [a for a in arguments if not a.startswith("-")]
+    sweep = Sweep(overrides)
+    flags = [a for a in arguments if a.startswith("-")]
+    _hydra([*flags, *overrides], sweep)  # Hydra wants them in this order
+    return sweep.end()
 
 
 def _hydra(arguments: list[str], task: Any) -> int:

@@ -1,0 +1,62 @@
+"""Hydra's plugins of this project, found by Hydra in this namespace package: how sweeps on this machine are launched.
+
+The work is in unclip/runs/sweep.py; Hydra imports this at every composition, so nothing heavy is imported here.
+"""
+
+# no `from __future__ import annotations`: Hydra executes this before it is in sys.modules, and dataclasses look there
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+
+class LocalLauncher(Launcher):
+    """Each job in a process of its own, `n_jobs` at a time (null: as many as the GPUs hold, one where there is none),
+    `jobs_per_gpu` on a GPU. The task function does it: an unclip.runs.sweep.Sweep."""
+
+    def __init__(self, n_jobs: int | None = None, jobs_per_gpu: int = 1):
+        self.n_jobs, self.jobs_per_gpu = n_jobs, jobs_per_gpu
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.sweep = task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """One return a job, in order; its value is the state its run is in. A failed job raises nothing."""
+        cells = [[o for o in job if not o.startswith(("hydra.", "hydra/"))] for job in job_overrides]
+        states = self.sweep.launch(cells, self.n_jobs, self.jobs_per_gpu)
+        returns = []
+        for job, state in zip(job_overrides, states, strict=True):
+            done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
+            done.return_value = state
+            returns.append(done)
+        return returns
+
+
+class LocalSweeper(BasicSweeper):
+    """Hydra's cartesian product. The request was checked as a whole, and every cell is composed once, by the launcher
+    or by its own process: composing each here too would take minutes for a thousand."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        pass
+
+
+@dataclass
+class LocalLauncherConf:
+    _target_: str = "hydra_plugins.unclip_launcher.LocalLauncher"
+    n_jobs: int | None = None
+    jobs_per_gpu: int = 1
+
+
+@dataclass
+class LocalSweeperConf(BasicSweeperConf):
+    _target_: str = "hydra_plugins.unclip_launcher.LocalSweeper"
+
+
+_store = ConfigStore.instance()
+_store.store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="unclip")
+_store.store(group="hydra/sweeper", name="local", node=LocalSweeperConf, provider="unclip")
