@@ -260,8 +260,9 @@ def summary(cells: list[Cell]) -> str:
         numbers = [f"{metrics[id(c)][n]:.4g}" if n in metrics[id(c)] else "" for n in names]
         word = "finished" if c.state == "finished" else IN_WORDS[c.state]
         rows.append([f"[{c.number}]", c.label, word, taken, *numbers])
+    rows = rows if shown else []
     left_out = len(cells) - len(shown)
-    return aligned(rows) + (f"\n({left_out} more, finished)" if left_out else "")
+    return "\n".join([*([aligned(rows)] if rows else []), *([f"({left_out} more)"] if left_out else [])])
 
 
 def _main(metrics: Iterable[dict[str, float]]) -> list[str]:
