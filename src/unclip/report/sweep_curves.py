@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unclip.evaluate.intervals import mean_interval
+from unclip.report.statistics import estimate
 
 Cell = Mapping[str, Any]
 Point = tuple[Any, list[float], list[float]]  # a value of the axis, y of every seed, x of every seed
@@ -58,10 +58,16 @@ def lines(cells: Sequence[Cell], x: str | None, y: str, along: str) -> dict[str,
     return {name: [(at, *points[at]) for at in sorted(points)] for name, points in found.items()}
 
 
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95% t-interval over seeds; NaN for one."""
+    found = estimate(values)
+    return found.mean, found.high - found.mean
+
+
 def _panel(axis: Any, cells: Sequence[Cell], x: str | None, y: str, along: str) -> None:
     drawn = lines(cells, x, y, along)
     for name, points in drawn.items():
-        ys, xs = ([mean_interval(point[i]) for point in points] for i in (1, 2))
+        ys, xs = ([_mean(point[i]) for point in points] for i in (1, 2))
         several = any(len(point[1]) > 1 for point in points)
         axis.errorbar(
             [mean for mean, _ in xs],

@@ -20,8 +20,8 @@ def headline(metrics: Mapping[str, Any]) -> list[Row]:
     """The few numbers to look at first, each with what real images get."""
     found = []
     if fd := metrics.get("fd"):
-        real = "" if fd["floor"] is None else f"real images: {fd['floor']:.2f}"
-        found.append({"name": "Frechet distance", "value": f"{fd['value']:.2f}", "beside": real})
+        real = "" if fd["floor"] is None else f"real images: {_short(fd['floor'])}"
+        found.append({"name": "Frechet distance", "value": _short(fd["value"]), "beside": real})
     if seen := metrics.get("prompt_consistency"):
         low, high = seen["interval"]
         beside = f"{low:.3f} to {high:.3f}; real: {seen['real_test_images']:.3f}"
@@ -69,8 +69,8 @@ def sweep(cells: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def _fd(fd: Mapping[str, Any]) -> list[Row]:
-    how = f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features{_floor(fd, '.2f')}"
-    return [_row("Frechet distance", f"{fd['value']:.2f}", how)]
+    how = f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features{_floor(fd, '.3g')}"
+    return [_row("Frechet distance", _short(fd["value"]), how)]
 
 
 def _fd_infinity(fd: Mapping[str, Any]) -> list[Row]:
@@ -249,3 +249,8 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "brightness": _of("brightness", "value", ".4f"),
     "s": lambda cell: f"{cell['seconds']:.1f}",
 }
+
+
+def _short(distance: float) -> str:
+    """Two decimals, or two digits of what is smaller than that: distances have the scale of their features."""
+    return f"{distance:.2f}" if abs(distance) >= 0.1 else f"{distance:.2g}"
