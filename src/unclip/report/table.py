@@ -69,7 +69,7 @@ def sweep(cells: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def _fd(fd: Mapping[str, Any]) -> list[Row]:
-    how = f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features{_floor(fd, '.3g')}"
+    how = f"N = {fd['n']} against the {fd['reference']}, {fd['extractor']} features{_floor(fd, _form(fd['floor']))}"
     return [_row("Frechet distance", _short(fd["value"]), how)]
 
 
@@ -252,5 +252,9 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
 
 
 def _short(distance: float) -> str:
+    return f"{distance:{_form(distance)}}"
+
+
+def _form(distance: float | None) -> str:
     """Two decimals, or two digits of what is smaller than that: distances have the scale of their features."""
-    return f"{distance:.2f}" if abs(distance) >= 0.1 else f"{distance:.2g}"
+    return ".2g" if distance is not None and abs(distance) < 0.1 else ".2f"
