@@ -57,7 +57,7 @@ def test_a_learned_schedule_is_trained_saved_with_the_net_and_drawn(unclip: Comm
     assert learned.keys() == fresh.keys()
     moved = {name for name, x in learned.items() if not torch.equal(x, fresh[name])}
     assert moved == fresh.keys() - {"schedule.gamma_min", "schedule.width"}
-    done = unclip("schedules", "compare=learned", *SYNTHETIC, f"run={folder}", "n=20", "out=page")
+    done = unclip("schedules", "compare=cosine", *SYNTHETIC, f"run={folder}", "n=20", "out=page")
     assert done.returncode == 0, done.stderr
 
 

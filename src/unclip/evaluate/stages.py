@@ -67,6 +67,10 @@ def prior(
     ) % captions
     same = embeddings["train"][_another(train_captions, test_captions, generator)]
     samples = sample(test_captions)
+    varied = {}
+    if test_captions.bincount().max() > 1:  # else no caption has a pair to compare
+        varied["diversity"] = float(diversity(samples, test_captions))
+        varied["diversity_of_real_images"] = float(diversity(true, test_captions))
     return {
         "value": _cosine(samples, true),
         "n": len(true),
@@ -76,8 +80,7 @@ def prior(
         "retrieval_of_real_images": float(
             retrieval(true, embeddings["train"], test_captions, train_captions)
         ),
-        "diversity": float(diversity(samples, test_captions)),
-        "diversity_of_real_images": float(diversity(true, test_captions)),
+        **varied,
         "embedding_fd": float(frechet(samples, embeddings["train"])),
         "embedding_fd_floor": float(frechet(true, embeddings["train"])),
         "reference_n": len(embeddings["train"]),

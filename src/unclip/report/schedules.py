@@ -230,7 +230,7 @@ def _log_snr(schedules: Mapping[str, Schedule]) -> bytes:
     for name, schedule in schedules.items():
         t = _times(schedule, POINTS)
         left.plot(t / t[-1], log_snr(schedule, t).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT), label=name)
-        u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+        u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
         drawn = log_snr(schedule, schedule.from_uniform(u)).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
         density = torch.histogram(drawn, bins, density=True).hist
         right.plot((bins[1:] + bins[:-1]) / 2, density, label=name)

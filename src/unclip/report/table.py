@@ -161,12 +161,13 @@ def _prior(prior: Mapping[str, Any]) -> list[Row]:
         return found
     real = f"real: {prior['retrieval_of_real_images']:.3f}"
     nearest = f"the nearest of {prior['reference_n']} training images has the caption; {real}"
-    varied = f"mean cosine distance within a caption; real: {prior['diversity_of_real_images']:.3f}"
     frechet = f"Frechet, of unit embeddings; test images: {prior['embedding_fd_floor']:.4f}"
+    found.append(_row("  its retrieval", f"{prior['retrieval']:.3f}", nearest))
+    if "diversity" in prior:
+        varied = f"mean cosine distance within a caption; real: {prior['diversity_of_real_images']:.3f}"
+        found.append(_row("  its diversity", f"{prior['diversity']:.3f}", varied))
     return [
         *found,
-        _row("  its retrieval", f"{prior['retrieval']:.3f}", nearest),
-        _row("  its diversity", f"{prior['diversity']:.3f}", varied),
         _row("  its distance", f"{prior['embedding_fd']:.4f}", frechet),
     ]
 
