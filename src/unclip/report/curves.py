@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+
+from unclip.report import figures
 
 Series = dict[str, list[tuple[int, float]]]  # metric -> (step, value)
 
@@ -27,13 +28,8 @@ def read(path: Path) -> Series:
 
 def losses(runs: Mapping[str, Path]) -> bytes:
     """Training and validation loss of each run (its metrics.csv by title), side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(runs), figsize=(4.2 * len(runs), 3), squeeze=False)
-    for axis, (title, path) in zip(axes[0], runs.items(), strict=True):
+    figure, axes = figures.panels(len(runs), 4.2, 3)
+    for axis, (title, path) in zip(axes, runs.items(), strict=True):
         series = read(path)
         for name, colour in (("train/loss", "#7f9fbf"), ("val/loss", "#b03a2e")):
             points = sorted(series.get(name, []))
@@ -45,7 +41,4 @@ def losses(runs: Mapping[str, Path]) -> bytes:
         if axis.has_data():
             axis.legend(frameon=False)
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
-    return picture.getvalue()
+    return figures.png(figure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unclip.evaluate import catalogue
 from unclip.files import write_json
 from unclip.report import metrics, page, sweep, sweep_curves, table
 from unclip.report.judges import Judge, for_images, for_run
-from unclip.report.pictures import grid
+from unclip.report.pictures import png
 from unclip.runs.evaluate import Request
 from unclip.runs.store import provenance
 from unclip.runs.trained import load
@@ -52,7 +50,7 @@ def deliver(asked: Request, out: Path) -> dict[str, Any]:
             measured = metrics.of_samples(trained, config, by, samples)
             rows = samples.images.unflatten(0, (len(samples.prompts), samples.per_prompt))
             rows = rows[:ROWS, :COLUMNS]
-            drawn = _png(rows.flatten(0, 1), rows.shape[1], samples.prompts[:ROWS])
+            drawn = png(rows.flatten(0, 1), rows.shape[1], samples.prompts[:ROWS])
             shown = list(_pairs(by, samples.images, measured)), [("Samples", "A caption a row.", drawn)]
     write_json(out / "metrics.json", measured)
     write(out / "evaluation.html", of, measured, *shown)
@@ -101,7 +99,7 @@ def _grids(images: Tensor, by: Judge) -> list[Picture]:
         ("Reference", real, f"Drawn from {by.reference.says}."),
     ):
         order = torch.randperm(len(of), generator=torch.Generator().manual_seed(0))[: 4 * COLUMNS]
-        found.append((title, line, _png(of[order.sort().values], COLUMNS)))
+        found.append((title, line, png(of[order.sort().values], COLUMNS)))
     return found
 
 
@@ -113,7 +111,7 @@ def _pairs(by: Judge, images: Tensor, measured: Mapping[str, Any]) -> Iterator[b
     here = images[[pair["sample"] for pair in closest]]
     there = by.reference.everything[[pair["training"] for pair in closest]]
     headings = [f"{pair['distance']:.1f}" for pair in closest]
-    yield _png(torch.cat([here, there]), len(closest), ["picture", "nearest real image"], headings)
+    yield png(torch.cat([here, there]), len(closest), ["picture", "nearest real image"], headings)
 
 
 def _cells(cells: Sequence[Mapping[str, Any]], captions: Sequence[str], out: Path) -> list[Picture]:
@@ -127,7 +125,7 @@ def _cells(cells: Sequence[Mapping[str, Any]], captions: Sequence[str], out: Pat
         (
             "Samples",
             line + "; ".join(captions[: len(images[0])]),
-            _png(torch.cat(images), len(images[0]), names),
+            png(torch.cat(images), len(images[0]), names),
         )
     ]
 
@@ -154,12 +152,3 @@ def _confusions(consistency: Mapping[str, Any]) -> list[dict[str, Any]]:
             rows.append({"name": name, "cells": [count / total for count in counts], "n": sum(counts)})
         found.append({"title": title, "rows": rows, "classes": consistency["classes"]})
     return found
-
-
-def _png(
-    images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
-) -> bytes:
-    drawn: Image.Image = grid(images, columns, rows, headings)
-    buffer = io.BytesIO()
-    drawn.save(buffer, format="PNG")
-    return buffer.getvalue()

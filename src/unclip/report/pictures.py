@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def grid(
     for i, label in enumerate(headings or []):
         draw.text((left + (i + 0.5) * width - GAP / 2, GAP + FONT_SIZE / 2), label, INK, font, anchor="mm")
     return canvas
+
+
+def png(
+    images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
+) -> bytes:
+    """The same grid as PNG bytes."""
+    buffer = io.BytesIO()
+    grid(images, columns, rows, headings).save(buffer, format="PNG")
+    return buffer.getvalue()

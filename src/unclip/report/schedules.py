@@ -3,7 +3,6 @@ Draws and measures; the formulas are unclip.diffusion's."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,13 @@ from unclip.diffusion.times import Uniform
 from unclip.diffusion.weighting import Weighting
 from unclip.files import write_bytes
 from unclip.progress import Bar
-from unclip.report import page, pictures
+from unclip.report import figures, page, pictures
 from unclip.runs.store import Run
 
 POINTS = 400  # of a curve
 LEVELS = 8  # noised pictures
 MEASURED = 20  # noise levels at which a trained model's loss is measured
+COLOURS = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
 Figure = Any
 
 
@@ -102,12 +102,9 @@ def noised(schedules: Mapping[str, Schedule], source: ImageTextData, seed: int) 
         size = torch.hypot(alpha, sigma)
         x_t = add_noise(image.expand(LEVELS, -1, -1, -1), eps.expand(LEVELS, -1, -1, -1), alpha, sigma)
         rows.append(to_uint8((x_t / over(size, x_t)).float()))
-    picture = pictures.grid(
+    return pictures.png(
         torch.cat(rows), LEVELS, list(schedules), [f"{k + 1}/{LEVELS}" for k in range(LEVELS)]
     )
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def effective_weight(schedule: Schedule, weighting: Weighting, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -183,33 +180,21 @@ def _ended(level: Tensor) -> str:
 
 
 def _figure(columns: int, width: float = 4.2) -> tuple[Figure, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, columns, figsize=(width * columns, 3.1), squeeze=False, layout="constrained"
-    )
-    for axis in axes[0]:
+    figure, axes = figures.panels(columns, width, 3.1, layout="constrained")
+    colours = [f"tab:{name}" for name in COLOURS] * 4
+    for axis in axes:
         axis.grid(alpha=0.25)
-        colours = [pyplot.get_cmap("tab10")(i % 10) for i in range(40)]
         axis.set_prop_cycle(color=colours, linestyle=["-", "--", ":", "-."] * 10)  # equal curves stay visible
-    return figure, axes[0]
+    return figure, axes
 
 
 def _png(figure: Figure, legend: bool = True) -> bytes:
-    from matplotlib import pyplot
-
     if legend:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         columns = 4 if len(figure.axes) < 3 else 5
         figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(labels) // columns))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    pyplot.close(figure)
-    return buffer.getvalue()
+    return figures.png(figure)
 
 
 def _alpha_sigma(schedules: Mapping[str, Schedule]) -> bytes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unclip.report import figures
 from unclip.report.statistics import estimate
 
 Cell = Mapping[str, Any]
@@ -30,19 +30,11 @@ def draw(cells: Sequence[Cell]) -> bytes | None:
         panels.append((None, distance, "guidance"))
     if not panels:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
-    for axis, (x, y, along) in zip(axes[0], panels, strict=True):
+    figure, axes = figures.panels(len(panels), 4.6, 3.8)
+    for axis, (x, y, along) in zip(axes, panels, strict=True):
         _panel(axis, cells, x, y, along)
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
-    return picture.getvalue()
+    return figures.png(figure)
 
 
 def lines(cells: Sequence[Cell], x: str | None, y: str, along: str) -> dict[str, list[Point]]:

@@ -43,7 +43,9 @@ def checked(arguments: list[str]) -> dict[str, Any]:
         names = request.get(key) or []
         for name in options(group) if names == ["all"] else names:
             try:
-                nodes[name] = compose("train", ["stage=prior", "weighting=vlb", f"{group}={name}"]).config[group]
+                nodes[name] = compose("train", ["stage=prior", "weighting=vlb", f"{group}={name}"]).config[
+                    group
+                ]
             except Problems as problems:
                 found += [Problem(key, problem.given, problem.why) for problem in problems.problems]
         if not nodes and not found:

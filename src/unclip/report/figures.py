@@ -1,0 +1,27 @@
+"""Panels side by side, and a figure as PNG bytes: the one place that knows how matplotlib is set up. Draws nothing."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+
+def panels(count: int, width: float, height: float, **settings: Any) -> tuple[Any, Any]:
+    """A figure and its axes (count,), each `width` x `height` inches; no window, whatever the display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, count, figsize=(width * count, height), squeeze=False, **settings)
+    return figure, axes[0]
+
+
+def png(figure: Any) -> bytes:
+    """The figure drawn; it is closed."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    pyplot.close(figure)
+    return buffer.getvalue()
