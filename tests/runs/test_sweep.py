@@ -116,9 +116,13 @@ def test_a_run_that_another_process_trains_is_waited_for_and_a_damaged_status_is
     monkeypatch.setattr(workers, "LOOK_SECONDS", 0.1)
     live, _ = of([*CELLS, "seed=0"])
     script = "import sys, time; from pathlib import Path; from unclip.runs.store import Run\n"
-    script += "run = Run(Path(sys.argv[1]))\nwith run.lock():\n run.mark('running'); print(flush=True); time.sleep(2)\n"
+    script += (
+        "run, begun = Run(Path(sys.argv[1])), Path(sys.argv[2])\nwith run.lock():\n run.mark('running')\n"
+    )
+    script += " print(flush=True)\n while not begun.exists(): time.sleep(0.1)\n"  # until the sweep is at work
     script += " run.weights.touch(); run.mark('finished')"
-    other = subprocess.Popen([sys.executable, "-c", script, str(live.folder)], stdout=subprocess.PIPE)
+    words = [sys.executable, "-c", script, str(live.folder), str(jobs / "started" / "3")]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
     damaged, _ = of([*CELLS, "seed=4"])
