@@ -11,6 +11,7 @@ from unclip.data.fashion_mnist import FashionMNIST
 from unclip.data.image_text import ImageText
 from unclip.data.synthetic import Synthetic
 from unclip.evaluate.extractors import FashionMnistClassifier, RandomNetwork, with_channels
+from unclip.evaluate.shapes import ShapeClassifier
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def real_test(fashion_mnist: FashionMNIST) -> ImageText:
     return fashion_mnist.split("test")
 
 
-@pytest.mark.parametrize("make", [FashionMnistClassifier, RandomNetwork])
+@pytest.mark.parametrize("make", [FashionMnistClassifier, RandomNetwork, ShapeClassifier])
 def test_features_do_not_depend_on_batches_modes_or_autocast(make, images):
     extractor = make()
     expected = extractor.features(images)
@@ -45,6 +46,16 @@ def test_a_random_network_is_its_seed():
     images = Synthetic(32).split("train").images
     assert torch.equal(same.features(images), again.features(images))
     assert not torch.equal(same.features(images), other.features(images))
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_the_judge_of_shapes_is_right_on_shapes_that_it_has_not_drawn(size):
+    before = torch.random.get_rng_state()
+    judge, again = ShapeClassifier(), ShapeClassifier()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert judge.fingerprint == again.fingerprint
+    shapes = Synthetic(512, image_size=size).split("test")
+    assert (judge.logits(shapes.images).argmax(1) == shapes.labels).double().mean() > 0.9
 
 
 def test_images_that_cannot_be_judged_are_refused(images):
