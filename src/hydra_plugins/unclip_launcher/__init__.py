@@ -27,14 +27,25 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """One return a job, in order; its value is the state its run is in. A failed job raises nothing."""
-        cells = [[o for o in job if not o.startswith(("hydra.", "hydra/"))] for job in job_overrides]
-        states = self.sweep.launch(cells, self.n_jobs, self.jobs_per_gpu)
-        returns = []
-        for job, state in zip(job_overrides, states, strict=True):
-            done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
-            done.return_value = state
-            returns.append(done)
-        return returns
+        return _launched(self.sweep, job_overrides, self._workers)
+
+    def _workers(self, cells: list[Any]) -> Any:
+        from unclip.runs.workers import Workers
+
+        return Workers(self.n_jobs, self.jobs_per_gpu)
+
+
+def _launched(
+    sweep: Any, job_overrides: Sequence[Sequence[str]], launched: Any, also: Sequence[str] = ()
+) -> list[JobReturn]:
+    cells = [[o for o in job if not o.startswith(("hydra.", "hydra/"))] for job in job_overrides]
+    states = sweep.launch(cells, launched, also)
+    returns = []
+    for job, state in zip(job_overrides, states, strict=True):
+        done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
+        done.return_value = state
+        returns.append(done)
+    return returns
 
 
 class LocalSweeper(BasicSweeper):

@@ -83,9 +83,10 @@ def compose(verb: str, overrides: list[str]) -> Composed:
 
 
 @contextmanager
-def many(verb: str) -> Iterator[None]:
-    """Requests of this verb inside share what they have in common, so that a thousand take seconds, not minutes."""
-    with _Composer(verb) as composer:
+def many(verb: str, also: Iterable[str] = ()) -> Iterator[None]:
+    """Requests of this verb inside share what they have in common, so that a thousand take seconds, not minutes.
+    `also`: overrides of Hydra's own that hold for all of them."""
+    with _Composer(verb, also) as composer:
         _kept.append(composer)
         try:
             yield
@@ -123,7 +124,18 @@ def experiments() -> list[str]:
 def options(group: str) -> list[str]:
     """The options of a config group, nested ones as a/b; needs no composition."""
     folders = [folder / group for folder in (config_folder(), own_folder()) if folder]
-    return sorted({str(p.relative_to(f).with_suffix("")) for f in folders for p in f.rglob("*.yaml")})
+    found = {p.relative_to(f).with_suffix("") for f in folders for p in f.rglob("*.yaml")}
+    return sorted(str(name) for name in found if not name.name.startswith("_"))  # those are parts of options
+
+
+def spoken(lines: list[str]) -> list[str]:
+    """`prior=autoregressive` as the choice in a group that it is, `prior_kind`; any other `prior` names a run."""
+    if not any(line.startswith("prior=") for line in lines):
+        return lines
+    kinds = set(options("prior_kind"))
+    pairs = [line.partition("=") for line in lines]
+    chosen = [key == "prior" and set(value.split(",")) <= kinds for key, _, value in pairs]
+    return [f"prior_kind={p[2]}" if c else line for line, p, c in zip(lines, pairs, chosen, strict=True)]
 
 
 def _axis(line: str, override: Override) -> list[str]:
@@ -143,10 +155,11 @@ _kept: list[_Composer] = []  # by many(), innermost last
 class _Composer:
     """Hydra's composition of one verb's primary config, with the project's checks around it."""
 
-    def __init__(self, verb: str):
+    def __init__(self, verb: str, also: Iterable[str] = ()):
         self.verb = verb
         own = own_folder()
-        self.search = [f"hydra.searchpath=[file://{own}]"] if own else []
+        self.always = [f"hydra.searchpath=[file://{own}]"] if own else []
+        self.always += also
         self.parser = OverridesParser.create()
         self.by_groups: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
         self.by_lines: dict[tuple[str, ...], Composed] = {}
@@ -176,6 +189,11 @@ class _Composer:
         return self._check(lines)[0]
 
     def accepted(self, base: list[str], lines: list[str]) -> list[bool]:
+        if self.verb != "train":  # a kind of prior is no run to sample from
+            return [self._accepts(base, [line])[0] and spoken([line]) == [line] for line in lines]
+        return self._accepts(base, spoken(lines))
+
+    def _accepts(self, base: list[str], lines: list[str]) -> list[bool]:
         parsed = {line: self.parse(line) for line in lines}
         named = {line: o.key_or_group for line, o in parsed.items() if isinstance(o, Override)}
         config, choices = self._compose(base)
@@ -197,7 +215,8 @@ class _Composer:
                 "cannot be read; an override is key=value, with strings of spaces or commas quoted",
             )
 
-    def _check(self, lines: list[str]) -> tuple[list[Problem], Composed | None]:
+    def _check(self, typed: list[str]) -> tuple[list[Problem], Composed | None]:
+        lines = spoken(typed) if self.verb == "train" else typed
         parsed = [(line, self.parse(line)) for line in lines]
         problems = [p for _, p in parsed if isinstance(p, Problem)]
         overrides = [(line, p) for line, p in parsed if isinstance(p, Override)]
@@ -220,6 +239,10 @@ class _Composer:
                 problems.append(Problem(" ".join(sound), None, str(error).strip().splitlines()[0]))
             return problems, None
 
+        if choices.get("prior_kind") and choices["stage"] != "prior":
+            why = f"is a choice of stage=prior, this is stage {choices['stage']}"
+            return [*problems, Problem("prior", choices["prior_kind"], why)], None
+
         keys = list(_keys(config))
         for line, override in values:
             problem = _key_problem(override, config, keys)
@@ -236,13 +259,14 @@ class _Composer:
             config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
         )
         if self.verb == "train":
-            base, _ = self._compose([f"stage={choices['stage']}"])
+            own = [f"{group}={choices[group]}" for group in ("stage", "prior_kind") if choices.get(group)]
+            base, _ = self._compose(own)
             problems += _broken_rules(config, base, choices, strict=not problems)
         if self.verb == "evaluate":
             problems += [
                 Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])
             ]
-        return problems, Composed(config, choices, lines)
+        return problems, Composed(config, choices, typed)
 
     def _compose(self, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """Hydra's composition: once for each choice of groups, with the values put into a copy of it by Hydra's own
@@ -251,7 +275,7 @@ class _Composer:
         values = [(line, o) for line, o in parsed if isinstance(o, Override) and self._is_plain_value(o)]
         chosen = tuple(line for line in lines if line not in dict(values))
         if chosen not in self.by_groups:
-            config = hydra.compose(self.verb, [*self.search, *chosen], return_hydra_config=True)
+            config = hydra.compose(self.verb, [*self.always, *chosen], return_hydra_config=True)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 config.pop("hydra")

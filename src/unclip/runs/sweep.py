@@ -10,10 +10,10 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unclip.cli import DONE, FAILED, INTERRUPTED
 from unclip.config.compose import many
@@ -72,6 +72,16 @@ class Cell:
             return {}
 
 
+class Launched(Protocol):
+    """What brings cells to their end: workers of this machine, jobs of a cluster. Making one may raise Problems."""
+
+    n_jobs: int  # at a time
+
+    def carry_out(self, cells: list[Cell], sweep: str, changed: Callable[[], None]) -> bool:
+        """Settle what is to do, calling `changed` whenever something is; whether it was asked to stop before that."""
+        ...
+
+
 class Sweep:
     """One `unclip train -m`, given to Hydra as its task: launched as a whole here, cell by cell by other launchers."""
 
@@ -99,21 +109,23 @@ class Sweep:
             raise KeyboardInterrupt
         self.one_by_one[command] = status
 
-    def launch(self, cells: list[list[str]], n_jobs: int | None, jobs_per_gpu: int) -> list[str]:
+    def launch(
+        self, cells: list[list[str]], launched: Callable[[list[Cell]], Launched], also: Iterable[str] = ()
+    ) -> list[str]:
         """Bring these cells to their end, and return their states. What stops the sweep itself is raised by end(): here
-        Hydra would make a page of it."""
+        Hydra would make a page of it. `also`: see unclip.config.compose.many."""
         try:
-            return self._launch(cells, n_jobs, jobs_per_gpu)
+            return self._launch(cells, launched, also)
         except (OSError, Problems) as error:
             self.broken = error
             return ["failed"] * len(cells)
 
-    def _launch(self, cells: list[list[str]], n_jobs: int | None, jobs_per_gpu: int) -> list[str]:
-        from unclip.runs.workers import Workers
-
-        workers = Workers(n_jobs, jobs_per_gpu)
+    def _launch(
+        self, cells: list[list[str]], launched: Callable[[list[Cell]], Launched], also: Iterable[str]
+    ) -> list[str]:
         axes = sorted({_key(o) for cell in cells for o in cell if any(o not in other for other in cells)})
-        planned = list(plan(cells, axes, start=len(self.cells) + 1))
+        planned = list(plan(cells, axes, len(self.cells) + 1, also))
+        workers = launched(planned)
         self.cells += planned
         config = next((c.config for c in planned if c.run), {})
         self.name = config.get("sweep") or self.name
@@ -166,9 +178,9 @@ class Sweep:
         return INTERRUPTED if self.stopped else FAILED if failed else DONE
 
 
-def plan(cells: list[list[str]], axes: list[str], start: int = 1) -> Iterator[Cell]:
+def plan(cells: list[list[str]], axes: list[str], start: int = 1, also: Iterable[str] = ()) -> Iterator[Cell]:
     """Each cell with its run and its state, composed in this process."""
-    with many("train"):
+    with many("train", also):
         for number, overrides in enumerate(cells, start):
             values = {_key(o): o.split("=", 1)[1] for o in overrides if _key(o) in axes and "=" in o}
             cell = Cell(number, [o for o in overrides if _key(o) not in HOW[1:]], values)
