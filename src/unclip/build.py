@@ -16,10 +16,12 @@ from unclip.config.compose import compose
 from unclip.config.problems import Problem, Problems
 from unclip.data.cache import locked
 from unclip.data.embeddings import Embeddings
+from unclip.data.fingerprint import fingerprint, module_fingerprint
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
+from unclip.lit.prior import PriorModule
 from unclip.nets.clip import CLIP
 from unclip.randomness import key
 from unclip.runs.store import Run
@@ -113,6 +115,21 @@ def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
         return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
 
 
+def prior_samples(config: Config, clip: CLIP, source: ImageTextData, true: Embeddings) -> Embeddings:
+    """What a decoder is trained on that knows the prior's samples alone, from the cache where it is there."""
+    run = only(config["prior"], config["paths"]["outputs"])
+    device = next(clip.parameters()).device
+    prior = module(run.config, trained_net(run, source, clip), embeddings=None).eval().to(device)
+    assert isinstance(prior, PriorModule)
+
+    def sample(text: dict[str, torch.Tensor], numbers: torch.Tensor, seed: int) -> torch.Tensor:
+        return prior.sample({name: x.to(device) for name, x in text.items()}, numbers, seed)
+
+    decided = fingerprint(run.signature, module_fingerprint(prior.net))
+    with locked(cache(config)):
+        return true.imagined(sample, decided, source, cache(config))
+
+
 def cache(config: Config) -> Path:
     """Where what is computed once from frozen nets is kept: embeddings, statistics of real images."""
     return Path(config["paths"]["outputs"]) / "cache"
@@ -124,6 +141,8 @@ def stage(config: Config, source: ImageTextData) -> Stage:
     known: dict[str, Any] = {"tokenizer": ByteTokenizer(), "captions": source.captions}
     if clip is not None:
         known["embeddings"] = embeddings(config, clip, source)
+        if config.get("prior"):
+            known["embeddings"] = prior_samples(config, clip, source, known["embeddings"])
     return module(config, net(config, source, clip), **known)
 
 

@@ -29,15 +29,17 @@ class UnCLIP:
     """The three stages of one model, in eval mode on one device.
 
     sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None
-    likewise.
+    likewise, and prior_guidance, its s in u + s (c - u). prior: None for text embeddings in the place of its
+    samples (Ramesh et al. 2022, section 5.1).
     """
 
     clip: CLIP
-    prior: PriorModule
+    prior: PriorModule | None
     decoder: DecoderModule
     tokenizer: ByteTokenizer
     sampler: Sampler | None = None
     rerank: int | None = None
+    prior_guidance: float | None = None
     batch_size: int = 100
 
     @property
@@ -66,10 +68,8 @@ class UnCLIP:
 
         def pictures(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
-            if embeddings is None:
-                image = self.prior.sample(text, indices, seed, rerank=self.rerank)
-            else:
-                image = embeddings[indices].to(self.device)
+            known = embeddings[indices].to(self.device) if embeddings is not None else None
+            image = self.imagine(text, indices, seed) if known is None else known
             return self.decode(image, text, indices, seed, callback)
 
         return self._batched(pictures, len(which), progress)
@@ -80,9 +80,16 @@ class UnCLIP:
 
         def embeddings(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
-            return self.prior.sample(text, indices, seed, rerank=self.rerank).cpu()
+            return self.imagine(text, indices, seed).cpu()
 
         return self._batched(embeddings, len(which), lambda done: None)
+
+    def imagine(self, text: dict[str, Tensor], indices: Tensor, seed: int) -> Tensor:
+        """One batch of text features to image embeddings (B,D)."""
+        if self.prior is None:
+            return text["text"]
+        sampler = self.prior.sampler.but(guidance=self.prior_guidance)
+        return self.prior.sample(text, indices, seed, sampler, self.rerank)
 
     def reconstruct(
         self, images: Tensor, prompts: Sequence[str], seed: int = 0, progress: Progress = lambda done: None

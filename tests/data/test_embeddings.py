@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.data import embeddings
 from unclip.data.embeddings import Embeddings
 from unclip.data.images import to_float
 from unclip.data.module import ImageTextData
@@ -129,3 +130,45 @@ def test_a_damaged_file_is_named_and_computed_again(data, tmp_path, capsys, dama
     clip = CountingCLIP()
     load(clip, data, tmp_path)
     assert clip.shown["images"] == 0
+
+
+class CountingPrior:
+    """Says which caption and which number it was asked for, and with which seed."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, text, numbers, seed):
+        self.asked += len(numbers)
+        said = torch.stack([numbers.float(), torch.full((len(numbers),), float(seed % 1000))], dim=1)
+        return torch.cat([text["text"], said], dim=1)
+
+
+def test_a_priors_samples_are_those_of_each_images_caption_shared_in_turns(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "PER_CAPTION", 8)
+    true, prior = load(CountingCLIP(), data, tmp_path), CountingPrior()
+    drawn = true.imagined(prior, "a prior", data, tmp_path)
+    captions = data.split("train").caption_ids  # 103 images of 5 captions: 20 or 21 of each
+    assert torch.equal(drawn.image["train"][:, :6], true.text[captions])
+    assert torch.equal(drawn.captions(captions)["text"], true.text[captions])
+    numbers = drawn.image["train"][:, 6]
+    for caption in range(5):
+        assert numbers[captions == caption].unique(return_counts=True)[1].tolist() in (
+            [3] * 4 + [2] * 4,
+            [3] * 5 + [2] * 3,
+        )
+    assert prior.asked == 5 * 8 + 20, "the 20 validation images have 4 of each caption, each its own sample"
+    assert drawn.image["train"][0, 7] != drawn.image["validation"][0, 7], "another split, other noise"
+
+
+def test_a_priors_samples_are_reused_and_never_stale(data, tmp_path):
+    true, prior = load(CountingCLIP(), data, tmp_path), CountingPrior()
+    first = true.imagined(prior, "a prior", data, tmp_path)
+    once = prior.asked
+    again = true.imagined(prior, "a prior", data, tmp_path)
+    assert prior.asked == once == 103 + 20
+    assert torch.equal(first.image["train"], again.image["train"])
+    true.imagined(prior, "another prior", data, tmp_path)
+    assert prior.asked == 2 * once
+    load(CountingCLIP(seed=1), data, tmp_path).imagined(prior, "a prior", data, tmp_path)
+    assert prior.asked == 3 * once, "of another CLIP's text embeddings"

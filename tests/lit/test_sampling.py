@@ -197,3 +197,44 @@ def test_sampling_needs_no_embeddings_of_data(tiny):
     prior.sample(tiny.embeddings.captions(torch.tensor([0])), torch.arange(1), seed=0)
     with pytest.raises(AssertionError, match="can only sample"):
         prior.example({"index": torch.arange(1), "caption": torch.arange(1)}, "train", None)
+
+
+def test_the_priors_guidance_is_u_plus_s_times_c_minus_u(tiny):
+    """One step of one candidate shows the guided x0_hat itself."""
+    whole = model(
+        tiny, prior=livened(prior_module(tiny.embeddings, sampler=Sampler(ddim, steps=1), rerank=1))
+    )
+    prior, indices = whole.prior, torch.arange(3)
+    text = tiny.embeddings.captions(torch.tensor([0, 3, 5]))
+    cond = {"text_embedding": text["text"], "tokens": text["tokens"], "token_mask": text["token_mask"]}
+    grid = make_grid(prior.schedule, 1)
+    x_T = float(grid.sigma[0]) * KeyedNoise(key(4, "prior", 0), indices)(torch.empty(3, 8))
+    t = grid.t[:1].expand(3)
+    with torch.no_grad():
+        c, u = (prior.denoiser(x_T, t, {**cond, "keep_text": torch.full((3,), k)}) for k in (True, False))
+    for s in (0.0, 1.0, 2.5):
+        found = replace(whole, prior_guidance=s).imagine(text, indices, seed=4)
+        by_hand = F.normalize(prior.net.scaling.inverse(u + s * (c - u)), dim=1)
+        torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-5)
+    assert torch.equal(
+        whole.imagine(text, indices, 4), replace(whole, prior_guidance=1.0).imagine(text, indices, 4)
+    )
+    assert (c - u).abs().max() > 1e-2
+
+
+def test_without_a_prior_the_decoder_gets_the_text_embeddings(tiny):
+    whole, prompts = model(tiny), ["a solid disc", "a hollow cross"]
+    without = replace(whole, prior=None)
+    text = whole.text(prompts)
+    known = whole.sample(prompts, seed=3, embeddings=text["text"])
+    assert torch.equal(without.sample(prompts, seed=3), known)
+    assert torch.equal(without.embed(prompts, torch.tensor([1, 0]), 3), text["text"][[1, 0]])
+    assert not torch.equal(whole.sample(prompts, seed=3), known)
+
+
+@pytest.mark.parametrize("conditioning", ["image_embedding", "prior_sample", "text_embedding"])
+def test_what_a_decoder_is_told(tiny, conditioning):
+    decoder = decoder_module(tiny.embeddings, net={"conditioning": conditioning})
+    text, image = tiny.embeddings.captions(torch.tensor([0, 1])), tiny.embeddings.image["train"][:2]
+    told = decoder.condition(image, text)["embedding"]
+    assert told is (text["text"] if conditioning == "text_embedding" else image)

@@ -9,6 +9,7 @@ from torch import nn
 from unclip.nets.conditions import null
 from unclip.nets.decoder import DecoderNet
 from unclip.nets.prior import PriorTransformer
+from unclip.nets.unet import ImageAttention, ResidualBlock
 
 B, D, W, L = 4, 6, 10, 5
 UNET = {
@@ -177,3 +178,12 @@ def test_what_a_decoder_is_built_with_says_what_it_reads():
     decoder(caption_layers=0)(IMAGE, T, {k: v for k, v in condition().items() if k in keys})
     with pytest.raises(ValueError, match="caption_layers = 0 leaves it out"):
         decoder(conditioning="caption_only", caption_layers=0)
+
+
+def test_a_decoder_hands_its_switches_to_its_unet():
+    switched = decoder(resampling="residual", rescale=True, modulation="add", head_channels=4)
+    blocks = [m for m in switched.unet.modules() if isinstance(m, ResidualBlock)]
+    assert all(block.adds and block.rescale for block in blocks)
+    assert {block.resample for block in blocks} == {None, "down", "up"}
+    assert {m.attention.heads for m in switched.unet.modules() if isinstance(m, ImageAttention)} == {4}
+    assert (moved(switched, IMAGE, condition(), {"embedding": torch.randn(B, D)}) > 1e-3).all()

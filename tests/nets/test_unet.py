@@ -57,11 +57,62 @@ def test_scale_and_shift_are_h_times_one_plus_scale_plus_shift():
     torch.testing.assert_close(block(x, vector), x + block.conv_out(F.silu(h)))
 
 
-@pytest.mark.parametrize("unshuffle", [1, 2])
-def test_every_input_reaches_every_pixel(unshuffle):
+def test_a_condition_that_is_added_is_normalised_with_the_rest():
+    block = randomised(ResidualBlock(8, 8, 8, 4, dropout=0.0, modulation="add"))
+    x, vector = torch.randn(2, 8, 4, 4), torch.randn(2, 8)
+    h = block.conv_in(F.silu(block.norm_in(x))) + block.shift(vector).reshape(2, 8, 1, 1)
+    torch.testing.assert_close(block(x, vector), x + block.conv_out(F.silu(block.norm_out(h))))
+    assert (block(x, vector) - block(x, -vector)).abs().max() > 1e-3
+
+
+def test_a_rescaled_sum_of_two_like_parts_is_as_large_as_one():
+    plain, rescaled = (ResidualBlock(8, 16, 8, 4, dropout=0.0, rescale=r) for r in (False, True))
+    rescaled.load_state_dict(randomised(plain).state_dict())
+    x, vector = torch.randn(2, 8, 4, 4), torch.randn(2, 8)
+    torch.testing.assert_close(rescaled(x, vector), plain(x, vector) / 2**0.5)
+
+
+@pytest.mark.parametrize("c_out", [8, 16])
+def test_a_block_that_resamples_does_so_in_both_branches(c_out):
+    """A fresh one hands on the resampled input; one with something to add has it at the same resolution."""
+    x, vector = torch.randn(2, 8, 4, 4), torch.randn(2, 8)
+    expected = {"down": F.avg_pool2d(x, 2), "up": x.repeat_interleave(2, 2).repeat_interleave(2, 3)}
+    for way, small_or_large in expected.items():
+        block = ResidualBlock(8, c_out, 8, 4, dropout=0.0, resample=way)
+        torch.testing.assert_close(block(x, vector), block.skip(small_or_large))
+        added = randomised(block)(x, vector) - block.skip(small_or_large)
+        assert (added - added.mean((2, 3), keepdim=True)).abs().max() > 1e-3
+        assert (block(x, vector) - block(x, -vector)).abs().max() > 1e-3, "the condition steers it too"
+
+
+def test_heads_by_their_width_are_heads_by_their_number():
+    by_number, by_width = randomised(small(heads=4)), small(heads=2, head_channels=4)  # of 16 channels
+    by_width.eval().load_state_dict(by_number.state_dict())
+    inputs = torch.randn(2, 1, 8, 8), torch.randn(2, 8), torch.randn(2, 3, 8)
+    torch.testing.assert_close(by_width(*inputs), by_number(*inputs))
+    assert (randomised(small(heads=2))(*inputs) - by_number(*inputs)).abs().max() > 1e-4
+
+
+def test_the_switches_at_their_defaults_leave_the_weights_as_they_were():
+    names = small().state_dict().keys()
+    assert {
+        "down.0.resample.weight",
+        "up.0.resample.conv.weight",
+        "middle.0.blocks.0.scale_shift.bias",
+    } <= names
+    assert not any(name.endswith("shift.weight") and "scale_shift" not in name for name in names)
+    switched = small(resampling="residual", modulation="add").state_dict().keys()
+    assert {"down.0.resample.conv_in.weight", "up.0.resample.shift.weight"} <= switched
+
+
+ADM = {"resampling": "residual", "rescale": True, "modulation": "add", "head_channels": 4}
+
+
+@pytest.mark.parametrize("changes", [{}, {"unshuffle": 2}, ADM], ids=["plain", "unshuffled", "switched"])
+def test_every_input_reaches_every_pixel(changes):
     """Gradients of one corner pixel: from the opposite corner of x, from the vector, from each visible
     token."""
-    net = randomised(small(unshuffle=unshuffle, attention=(0, 1)))
+    net = randomised(small(attention=(0, 1), **changes))
     x, vector = torch.randn(2, 1, 8, 8, requires_grad=True), torch.randn(2, 8, requires_grad=True)
     tokens = torch.randn(2, 3, 8, requires_grad=True)
     seen = torch.tensor([[True, True, False], [True, True, True]])
@@ -87,6 +138,10 @@ def test_samples_do_not_mix():
         ({"heads": 3}, r"heads = 3 does not divide the width 16; possible: \[1, 2, 4, 8, 16\]"),
         ({"groups": 3}, "groups = 3 does not divide the 8 channels"),
         ({"attention": (2,)}, r"attention names the levels \[2\]; possible: \[0, 1\]"),
+        (
+            {"head_channels": 3},
+            r"head_channels = 3 does not divide the width 16; possible: \[1, 2, 4, 8, 16\]",
+        ),
         ({"dropout": 1.5}, "dropout"),
         ({"multipliers": ()}, "0 multipliers"),
     ],

@@ -56,7 +56,9 @@ def _divisions(config: Config, base: Config, choices: dict[str, str]) -> Iterato
 
 
 def _unet(model: Config, size: int | None) -> Iterator[Problem]:
-    levels, channels, heads = len(model["multipliers"]), model["channels"], model["heads"]
+    levels, channels = len(model["multipliers"]), model["channels"]
+    each = "head_channels" if model.get("head_channels") else "heads"  # either must divide a level's channels
+    heads = model[each]
     factor = model["unshuffle"] * 2 ** (levels - 1)
     if size and size % factor:
         halved = f"the U-Net halves it {levels - 1} times after pixel-unshuffle {model['unshuffle']}"
@@ -70,15 +72,15 @@ def _unet(model: Config, size: int | None) -> Iterator[Problem]:
         elif channels * model["multipliers"][level] % heads:
             width = channels * model["multipliers"][level]
             why = f"must divide the {width} channels of level {level}; possible: {_divisors(width)}"
-            yield Problem("model.heads", heads, why)
+            yield Problem(f"model.{each}", heads, why)
     if model.get("middle_attention") and channels * model["multipliers"][-1] % heads:
         width = channels * model["multipliers"][-1]
         yield Problem(
-            "model.heads", heads, f"must divide the middle's {width} channels; possible: {_divisors(width)}"
+            f"model.{each}", heads, f"must divide the middle's {width} channels; possible: {_divisors(width)}"
         )
-    if model.get("caption_layers") and model["cond_width"] % heads:
+    if model.get("caption_layers") and model["cond_width"] % model["heads"]:
         why = f"must divide model.cond_width = {model['cond_width']}, the caption encoder's width"
-        yield Problem("model.heads", heads, why)
+        yield Problem("model.heads", model["heads"], why)
     if channels % model["groups"]:
         yield Problem(
             "model.groups",
@@ -89,6 +91,20 @@ def _unet(model: Config, size: int | None) -> Iterator[Problem]:
         yield Problem(
             "model.caption_layers", 0, "model.conditioning = caption_only needs the caption: 1 or more"
         )
+
+
+def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    wanted, prior = config["model"].get("conditioning") == "prior_sample", config.get("prior")
+    if wanted and not prior:
+        why = "is not set: the one whose samples model.conditioning = prior_sample trains on; auto, or a run of one"
+        yield Problem("prior", prior, why)
+    elif wanted and prior == "random":
+        yield Problem(
+            "prior", prior, "has learned nothing to be sampled; possible: auto, or a run of stage=prior"
+        )
+    if prior and not wanted:
+        why = "is what a decoder with model.conditioning=prior_sample is trained on: leave it out"
+        yield Problem("prior", prior, why)
 
 
 def _divisors(n: int) -> str:
@@ -217,6 +233,7 @@ RULES = (
     _thresholding,
     _likelihood,
     _learned_schedule,
+    _prior_samples,
     _hardware,
 )
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not

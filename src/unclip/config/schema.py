@@ -29,6 +29,7 @@ class Train:
     extractor: Any = None
     paths: Any = None
     clip: str | None = None
+    prior: str | None = None
     guidance: Annotated[float, "guidance >= 0"] = 1.0
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
@@ -52,6 +53,7 @@ class Generate:
     steps: Annotated[int | None, "steps >= 1"] = None
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     rerank: Annotated[int | None, "rerank >= 1"] = None
+    prior_guidance: Annotated[float | None, "prior_guidance >= 0"] = None
     prompts: list[str] | None = None
     per_prompt: Annotated[int, "per_prompt >= 1"] = 1
     seed: Annotated[int, "0 <= seed < 2**32"] = 0

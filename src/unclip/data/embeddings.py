@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from unclip.data.images import to_float
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.progress import Bar
+from unclip.randomness import key
 
 BATCH = 500  # images a forward pass
+PER_CAPTION = 256  # different samples of a prior for one caption, at most
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,57 @@ class Embeddings:
             lambda: text_features(clip, tokenizer, data.captions),
         )
         return cls(image, text["text"], text["tokens"], text["token_mask"])
+
+    def imagined(
+        self,
+        sample: Callable[[dict[str, Tensor], Tensor, int], Tensor],
+        prior: str,
+        data: ImageTextData,
+        folder: str | Path,
+    ) -> Embeddings:
+        """The same with a prior's samples for the captions in the place of the images' own embeddings, from
+        `folder` where it holds them.
+
+        sample: text features (B, ...), numbers (B,), seed -> (B,D) on any device. prior: a fingerprint of all
+        that decides what it gives. The images of a caption share PER_CAPTION samples, in turns.
+        """
+        image: dict[str, Tensor] = {}
+        for split in cast("list[Split]", list(self.image)):
+            captions = data.split(split).caption_ids
+            turn = _occurrence(captions) % PER_CAPTION  # (N,)
+            pairs, which = torch.unique(captions * PER_CAPTION + turn, return_inverse=True)
+            name = fingerprint("prior samples", prior, split, self.text, captions, PER_CAPTION)
+            compute = partial(self._samples, sample, pairs // PER_CAPTION, key(0, "prior samples", split))
+            tensors = _cached(
+                Path(folder) / f"prior-{name[:24]}.safetensors",
+                f"the prior's samples for {len(captions)} {split} captions",
+                compute,
+            )
+            image[split] = tensors["image"][which]
+        return replace(self, image=image)
+
+    def _samples(
+        self,
+        sample: Callable[[dict[str, Tensor], Tensor, int], Tensor],
+        captions: Tensor,
+        seed: int,
+    ) -> dict[str, Tensor]:
+        done = []
+        with Bar("sampling the prior", len(captions)) as bar:
+            for numbers in torch.arange(len(captions)).split(BATCH):
+                done.append(sample(self.captions(captions[numbers]), numbers, seed).float().cpu())
+                bar.update(sum(map(len, done)))
+        return {"image": torch.cat(done)}
+
+
+def _occurrence(ids: Tensor) -> Tensor:
+    """(N,) of (N,): how many of the same id stand before each."""
+    order = ids.argsort(stable=True)
+    counts = ids.bincount()
+    first = counts.cumsum(0) - counts  # where each id's run begins in that order
+    found = torch.empty_like(ids)
+    found[order] = torch.arange(len(ids)) - first[ids[order]]
+    return found
 
 
 def image_features(clip: Any, images: Tensor, label: str | None = None) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class DecoderModule(DiffusionStage):
         gives them)."""
         cond: dict[str, Tensor] = {}
         if self.net.uses_embedding:
-            embedding = image if self.net.conditioning == "image_embedding" else text["text"]
+            embedding = text["text"] if self.net.conditioning == "text_embedding" else image
             assert embedding is not None, "this decoder is conditioned on image embeddings"
             cond |= {"embedding": embedding, "keep_embedding": keep(self.drop_embedding, uniform, embedding)}
         if self.net.uses_caption:

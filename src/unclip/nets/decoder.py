@@ -26,8 +26,9 @@ class DecoderNet(nn.Module):
     tokens that the attention blocks see after the caption's own encoded tokens.  Conditions: embedding
     (B,D) of unit norm and keep_embedding (B,) bool, unless conditioning is caption_only; tokens
     (B,L,token_width), token_mask (B,L) bool and keep_tokens (B,) bool, if caption_layers > 0.
-    `conditioning` says which embedding the net is trained on.  learned_variance: twice the channels come out,
-    the second half being about the variance of a step of sampling.
+    `conditioning` says what the net is trained on: the true image's embedding, the prior's samples for its
+    caption, the caption's text embedding, or no embedding.  learned_variance: twice the channels come out, the
+    second half being about the variance of a step of sampling.  The last four: see UNet.
     """
 
     @bounded
@@ -49,8 +50,14 @@ class DecoderNet(nn.Module):
         cond_width: Annotated[int, "cond_width >= 2"] = 128,
         image_tokens: Annotated[int, "image_tokens >= 1"] = 4,
         caption_layers: Annotated[int, "caption_layers >= 0"] = 4,
-        conditioning: Literal["image_embedding", "text_embedding", "caption_only"] = "image_embedding",
+        conditioning: Literal[
+            "image_embedding", "text_embedding", "caption_only", "prior_sample"
+        ] = "image_embedding",
         learned_variance: bool = False,
+        head_channels: Annotated[int | None, "head_channels >= 1"] = None,
+        resampling: Literal["convolution", "residual"] = "convolution",
+        rescale: bool = False,
+        modulation: Literal["scale_shift", "add"] = "scale_shift",
     ):
         super().__init__()
         if conditioning == "caption_only" and caption_layers == 0:
@@ -82,6 +89,10 @@ class DecoderNet(nn.Module):
             dropout,
             unshuffle,
             (1 + learned_variance) * image_channels,
+            head_channels,
+            resampling,
+            rescale,
+            modulation,
         )
 
     @property

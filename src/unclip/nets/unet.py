@@ -7,7 +7,8 @@ B batch, C channels, Y X pixels, E conditioning width, M condition tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from einops import rearrange
@@ -25,6 +26,10 @@ class UNet(nn.Module):
     attention once; a convolution takes it to the next level's grid and width.  `unshuffle` folds squares of
     pixels into channels first, so that the whole net works at 1/unshuffle of the resolution.  `out_channels`:
     None for as many as the image has.
+
+    The switches of ADM (Dhariwal & Nichol 2021, section 3 and table 1): head_channels, a head's width instead of
+    their number; resampling `residual`, BigGAN's blocks between levels; rescale, blocks by 1/sqrt(2); modulation
+    `add`, the condition added instead of scaling and shifting (their table 3).
     """
 
     @bounded
@@ -43,25 +48,45 @@ class UNet(nn.Module):
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.1,
         unshuffle: Annotated[int, "unshuffle >= 1"] = 1,
         out_channels: Annotated[int | None, "out_channels >= 1"] = None,
+        head_channels: Annotated[int | None, "head_channels >= 1"] = None,
+        resampling: Literal["convolution", "residual"] = "convolution",
+        rescale: bool = False,
+        modulation: Literal["scale_shift", "add"] = "scale_shift",
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        check_shape(image_size, unshuffle, widths, attention, middle_attention, heads, groups)
+        check_shape(image_size, unshuffle, widths, attention, middle_attention, heads, groups, head_channels)
+        block = partial(
+            ResidualBlock,
+            cond_width=cond_width,
+            groups=groups,
+            dropout=dropout,
+            modulation=modulation,
+            rescale=rescale,
+        )
+        down, up = (
+            (Downsample, Upsample)
+            if resampling == "convolution"
+            else (partial(block, resample="down"), partial(block, resample="up"))
+        )
 
         def level(c_in: int, c: int, n: int, attend: bool, resample: nn.Module | None = None) -> Level:
-            residual = [ResidualBlock(c_in, c, cond_width, groups, dropout) for _ in range(n)]
-            return Level(residual, ImageAttention(c, heads, cond_width, groups) if attend else None, resample)
+            residual = [block(c_in, c) for _ in range(n)]
+            number = heads if head_channels is None else c // head_channels
+            return Level(
+                residual, ImageAttention(c, number, cond_width, groups) if attend else None, resample
+            )
 
         folded = image_channels * unshuffle**2
         self.unshuffle = unshuffle
         self.first = nn.Conv2d(folded, channels, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, w in enumerate(widths):
-            coarser = Downsample(w, widths[i + 1]) if i + 1 < len(widths) else None
+            coarser = down(w, widths[i + 1]) if i + 1 < len(widths) else None
             self.down.append(level(w, w, blocks, i in attention, coarser))
         self.middle = nn.ModuleList([level(w, w, 1, middle_attention), level(w, w, 1, False)])
         for i, w in reversed(list(enumerate(widths))):
-            finer = Upsample(w, widths[i - 1]) if i > 0 else None
+            finer = up(w, widths[i - 1]) if i > 0 else None
             self.up.append(level(2 * w, w, blocks, i in attention, finer))
         out = (out_channels or image_channels) * unshuffle**2
         to_pixels = zeroed(nn.Conv2d(channels * multipliers[0], out, 3, padding=1))
@@ -113,30 +138,53 @@ class Level(nn.Module):
                 store.append(h)
         if self.attention is not None:
             h = self.attention(h, tokens, token_mask)
-        return h if self.resample is None else self.resample(h)
+        return h if self.resample is None else self.resample(h, vector)
 
 
 class ResidualBlock(nn.Module):
     """Two normalised convolutions around a scale and shift by the conditioning vector, added to the input.
 
     The second convolution starts at zero, and so do scale and shift: a fresh block passes its input on
-    (through a 1x1 convolution where the number of channels changes).
+    (through a 1x1 convolution where the number of channels changes). modulation `add`: the vector is added before
+    the second norm instead. resample `down`, `up`: half or twice the resolution, in both branches, as in BigGAN
+    (Brock et al. 2019). rescale: the sum by 1/sqrt(2), as of two branches of unit variance.
     """
 
-    def __init__(self, c_in: int, c_out: int, cond_width: int, groups: int, dropout: float):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        cond_width: int,
+        groups: int,
+        dropout: float,
+        modulation: Literal["scale_shift", "add"] = "scale_shift",
+        rescale: bool = False,
+        resample: Literal["down", "up"] | None = None,
+    ):
         super().__init__()
+        self.adds, self.rescale, self.resample = modulation == "add", rescale, resample
         self.norm_in, self.norm_out = nn.GroupNorm(groups, c_in), nn.GroupNorm(groups, c_out)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.conv_out = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.scale_shift = zeroed(nn.Linear(cond_width, 2 * c_out))
+        if self.adds:
+            self.shift = zeroed(nn.Linear(cond_width, c_out))
+        else:
+            self.scale_shift = zeroed(nn.Linear(cond_width, 2 * c_out))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        h = self.conv_in(F.silu(self.norm_in(x)))  # (B,C,Y,X)
-        scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c 1 1", two=2)
-        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # h (1 + scale) + shift, in one pass
-        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        h = F.silu(self.norm_in(x))  # (B,C,Y,X)
+        if self.resample is not None:
+            h, x = resampled(h, self.resample), resampled(x, self.resample)
+        h = self.conv_in(h)
+        if self.adds:
+            h = self.norm_out(h + rearrange(self.shift(vector), "b c -> b c 1 1"))
+        else:
+            scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c 1 1", two=2)
+            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # h (1 + scale) + shift, in one pass
+        y = self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        return y / 2**0.5 if self.rescale else y
 
 
 class ImageAttention(nn.Module):
@@ -155,21 +203,29 @@ class ImageAttention(nn.Module):
 
 
 class Downsample(nn.Conv2d):
-    """Half the resolution by a strided convolution."""
+    """Half the resolution by a strided convolution; the conditioning vector is not needed."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__(c_in, c_out, 3, stride=2, padding=1)
 
+    def forward(self, input: Tensor, vector: Tensor | None = None) -> Tensor:
+        return super().forward(input)
+
 
 class Upsample(nn.Module):
-    """Twice the resolution by repeating pixels, then a convolution."""
+    """Twice the resolution by repeating pixels, then a convolution; the conditioning vector is not needed."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+    def forward(self, h: Tensor, vector: Tensor | None = None) -> Tensor:
+        return self.conv(resampled(h, "up"))
+
+
+def resampled(h: Tensor, way: Literal["down", "up"]) -> Tensor:
+    """(B,C,Y,X) at half the resolution by means of 2x2 pixels, or at twice by repeating them."""
+    return F.avg_pool2d(h, 2) if way == "down" else F.interpolate(h, scale_factor=2.0, mode="nearest")
 
 
 def check_shape(
@@ -180,6 +236,7 @@ def check_shape(
     middle_attention: bool,
     heads: int,
     groups: int,
+    head_channels: int | None = None,
 ) -> None:
     """ValueError, with what was given and what is possible, if no U-Net has this shape."""
     halvings = len(widths) - 1
@@ -197,4 +254,10 @@ def check_shape(
     if outside := [level for level in attention if not 0 <= level < len(widths)]:
         raise ValueError(f"attention names the levels {outside}; possible: {list(range(len(widths)))}")
     for width in [widths[level] for level in attention] + [widths[-1]] * middle_attention:
-        require_heads(width, heads)
+        if head_channels is None:
+            require_heads(width, heads)
+        elif width % head_channels:
+            possible = [n for n in range(1, width + 1) if width % n == 0]
+            raise ValueError(
+                f"head_channels = {head_channels} does not divide the width {width}; possible: {possible}"
+            )

@@ -34,9 +34,8 @@ def main(folder: str) -> int:
         samples.write_denoising(
             trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png"
         )
-    same = all(
-        sampling.get(k) == evaluating.get(k) for k in ("seed", "sampler", "guidance", "steps", "rerank")
-    )
+    deciding = ("seed", "sampler", "guidance", "steps", "rerank", "prior", "prior_guidance")
+    same = all(sampling.get(k) == evaluating.get(k) for k in deciding)
     judged = trained if same else load({**evaluating, "run": str(out)})
     measured = metrics.measure(judged, evaluating, drawn if same else None)
     write_json(out / "metrics.json", measured)

@@ -96,7 +96,15 @@ def settings(trained: Trained) -> dict[str, Any]:
         "guidance": sampler.guidance,
         "clip": sampler.clip,
         **sampler.refinements,
-        "rerank": trained.model.rerank or trained.model.prior.rerank,
-        "prior_steps": trained.model.prior.sampler.steps,
+        **_prior(trained),
         "runs": {stage: run.signature for stage, run in trained.runs.items()},
     }
+
+
+def _prior(trained: Trained) -> dict[str, Any]:
+    model = trained.model
+    if model.prior is None:
+        return {"prior": "none: text embeddings"}
+    guidance = model.prior.sampler.guidance if model.prior_guidance is None else model.prior_guidance
+    off = {} if guidance == 1 else {"prior_guidance": guidance}
+    return {"rerank": model.rerank or model.prior.rerank, "prior_steps": model.prior.sampler.steps, **off}

@@ -48,7 +48,7 @@ def cells(asked: Request, trained: Trained, by: Judge, out: Path) -> list[dict[s
             say(f"[{number}/{len(models)}] {words}: finished already")
         else:
             say(f"[{number}/{len(models)}] {words}")
-            same = config["seed"], config["rerank"]
+            same = config["seed"], config["rerank"], config["prior_guidance"]
             if same not in embeddings:
                 embeddings = {same: _embeddings(model, config)}
             cell = _measured(model, config, by, names, embeddings[same], path)

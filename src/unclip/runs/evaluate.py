@@ -17,10 +17,11 @@ from unclip.evaluate import catalogue
 from unclip.runs.references import runs_of
 from unclip.runs.sample import folder_of
 
-AXES = ("sampler", "guidance", "steps", "rerank", "seed")  # key=a,b is a sweep: every combination is sampled
+# key=a,b is a sweep: every combination is sampled
+AXES = ("sampler", "guidance", "steps", "rerank", "prior_guidance", "seed")
 LISTS = ("metrics",)  # key=a,b means key=[a,b]
 RUNS = ("run", "clip", "prior", "decoder")
-SAMPLING = ("sampler", "guidance", "steps", "clip_x0", "rerank", "seed", "nll_steps")
+SAMPLING = ("sampler", "guidance", "steps", "clip_x0", "rerank", "prior_guidance", "seed", "nll_steps")
 WHERE = ("out", "batch_size", "accelerator", "paths")  # what cannot change a number
 
 

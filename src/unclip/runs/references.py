@@ -10,9 +10,11 @@ from unclip.config.problems import Problem, Problems
 from unclip.runs.store import Run
 from unclip.runs.upstream import STAGES, only
 
+NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
+
 
 def runs_of(request: dict[str, Any]) -> dict[str, Run]:
-    """The run of each stage that a request names; no CLIP where it was an untrained one.
+    """The run of each stage that a request names; no CLIP where it was an untrained one, no prior for prior=none.
 
     Raises Problems where one is missing or they do not fit together.
     """
@@ -24,12 +26,15 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
         raise Problems(
             [Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")]
         )
+    if "prior" not in named and (own := only(named["decoder"], outputs).config.get("prior")):
+        named["prior"] = own  # whose samples it was trained on
     if "prior" not in named:
         why = "a decoder's run does not name its prior: give prior=<signature>, or the results folder of `unclip run`"
-        raise Problems([Problem("prior", None, why)])
-    runs = {stage: only(reference, outputs) for stage, reference in named.items()}
+        raise Problems([Problem("prior", None, f"{why}, or prior={NO_PRIOR} to do without one")])
+    without = named["prior"] == NO_PRIOR
+    runs = {s: only(reference, outputs) for s, reference in named.items() if not (s == "prior" and without)}
     clip = runs["decoder"].config["clip"]
-    if (other := runs["prior"].config["clip"]) != clip:
+    if not without and (other := runs["prior"].config["clip"]) != clip:
         raise Problems(
             [Problem("prior", named["prior"], f"was trained on CLIP {other}, the decoder on CLIP {clip}")]
         )
@@ -43,7 +48,7 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
                 )
             ]
         )
-    return {"clip": only(clip, outputs), "prior": runs["prior"], "decoder": runs["decoder"]}
+    return {"clip": only(clip, outputs), **{stage: runs[stage] for stage in STAGES[1:] if stage in runs}}
 
 
 def _recorded(reference: str, outputs: str) -> dict[str, str]:

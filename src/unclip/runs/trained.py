@@ -34,7 +34,7 @@ def load(request: dict[str, Any]) -> Trained:
     source = build.data(runs["decoder"].config)
     device = _device(request["accelerator"])
     clip = build.upstream_clip(runs["decoder"].config, source).to(device)
-    prior = _stage(runs["prior"], source, clip).to(device)
+    prior = _stage(runs["prior"], source, clip).to(device) if "prior" in runs else None
     decoder = _stage(runs["decoder"], source, clip).to(device)
     model = UnCLIP(clip, prior, decoder, ByteTokenizer(), batch_size=request["batch_size"])
     return resampled(Trained(model, source, runs), request)
@@ -52,7 +52,11 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
         make_grid(trained.model.decoder.schedule, sampler.steps, sampler.spacing)
     except ValueError as error:
         raise Problems([Problem("steps", sampler.steps, str(error))]) from None
-    return replace(trained, model=replace(trained.model, sampler=sampler, rerank=request.get("rerank")))
+    chosen: dict[str, Any] = {
+        "rerank": request.get("rerank"),
+        "prior_guidance": request.get("prior_guidance"),
+    }
+    return replace(trained, model=replace(trained.model, sampler=sampler, **chosen))
 
 
 def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:

@@ -69,15 +69,25 @@ def resolve(
         raise Problems(problems)
     config = dict(composed.config)
     runs: dict[str, tuple[Run, list[str]]] = {stage: (run, []) for stage, run in by_hand.items()}
+    clips = {stage: run.config.get("clip") for stage, run in by_hand.items()}
     for stage, reference in references(config):
         if reference == "auto":
             overrides = own(composed.experiment, stage, composed.overrides)
+            if stage == "prior" and config["clip"] != "auto":
+                overrides.append(f"clip={config['clip']}")  # a prior of the decoder's own CLIP
             if planned and stage in planned:
+                below = planned[stage].config
                 runs[stage] = planned[stage].run, planned[stage].overrides
             else:
                 upstream = compose("train", overrides)
-                runs[stage] = Run.of(resolve(upstream)[0], upstream.experiment), overrides
-    return {**config, **{stage: run.signature for stage, (run, _) in runs.items()}}, runs
+                below = resolve(upstream)[0]
+                runs[stage] = Run.of(below, upstream.experiment), overrides
+            clips[stage] = below.get("clip")
+    config |= {stage: run.signature for stage, (run, _) in runs.items()}
+    if (other := clips.get("prior", config.get("clip"))) != config.get("clip"):
+        why = f"was trained on CLIP {other}, this decoder is on CLIP {config['clip']}"
+        raise Problems([Problem("prior", composed.config["prior"], why)])
+    return config, runs
 
 
 def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
@@ -90,7 +100,8 @@ def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
         outputs = config["paths"]["outputs"]
         found = find(reference, Path(outputs))
         if len(found) != 1 or found[0].state != "finished":
-            problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, auto or random"))
+            others = "auto" if stage == "prior" else "auto or random"
+            problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, {others}"))
             continue
         runs[stage] = found[0]
         problems += _mismatches(stage, reference, config, found[0].config)
