@@ -14,10 +14,10 @@ from unclip.build import part
 from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
 from unclip.config.problems import Problems
 from unclip.diffusion import Shifted, log_snr, make_grid
-from unclip.runs import where
-from unclip.runs.pipeline import plan
+from unclip.runs import multirun, where
 from unclip.runs.runs import KEYS
 from unclip.runs.schedules import checked, listed
+from unclip.runs.whole import planned
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -73,13 +73,12 @@ def test_the_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("unclip.config.rules.gpus", lambda: 1)
     _, verb, *arguments = shlex.split(command, comments=True)
     overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
-    if "-m" in arguments:
+    if "-m" in arguments and verb == "run":
+        multirun.checked([o for o in overrides if not o.startswith("hydra")])
+    elif "-m" in arguments:
         check_sweep(verb, overrides)
     elif verb == "run":
-        chosen = dict(o.split("=", 1) for o in overrides)
-        plan(
-            chosen.pop("experiment"), [o for o in overrides if not o.startswith(("experiment=", "results="))]
-        )
+        planned(overrides)
     elif verb == "schedules":
         checked([listed(o) for o in overrides])
     elif verb == "evaluate":  # of a swept setting each value: sampler, guidance, steps, ...

@@ -28,14 +28,20 @@ VERBS = {
         "unclip.runs.pipeline",
         "all stages of an experiment in order, then samples, metrics and a report",
         """unclip run experiment=NAME [results=DIR] [overrides]
+unclip run -m experiment=NAME [overrides, some of them with several values]
 
 Trains what is missing, reuses what is finished, then samples, evaluates and writes the report into results=DIR
 (by default outputs/NAME/run-<signature>). An override with a stage's prefix goes to that stage, sample. and
-evaluate. included; one without goes to every stage that has the key.
+evaluate. included; one without goes to every stage that has the key. dry_run=true says what would be done.
+
+A sweep (-m) is one of whole runs, with all that `unclip train -m` has: each in a process of its own, n at a time,
+skipped when finished, resumed, tried again with retry=true, recorded in outputs/sweeps. What several of them stand on
+is trained once.
 
   unclip run experiment=demo
   unclip run experiment=demo seed=3 decoder.schedule=linear results=outputs/linear
-  unclip run experiment=demo prior.trainer.max_steps=1000 sample.per_prompt=5""",
+  unclip run experiment=demo prior.trainer.max_steps=1000 sample.per_prompt=5
+  unclip run -m experiment=demo decoder.schedule=linear,cosine decoder.seed=0,1,2 hydra.launcher.n_jobs=2""",
     ),
     "train": Verb(
         "unclip.runs.train",

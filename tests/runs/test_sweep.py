@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.conftest import SMALL
 
 from unclip.cli import main
-from unclip.runs import process, sweep, workers
+from unclip.runs import cells, process, workers
 from unclip.runs.store import Run
 from unclip.runs.upstream import request, resolve
 
@@ -174,11 +174,11 @@ def test_progress_is_read_from_the_last_rows(tmp_path: Path) -> None:
 
 def test_a_thousand_finished_cells_share_their_composition(jobs: Path) -> None:
     """A hundred here: seconds, where each composed by itself would take most of a minute."""
-    cells = [[*CELLS, f"seed={i}", f"schedule={s}"] for i in range(50) for s in ("linear", "cosine")]
+    asked = [[*CELLS, f"seed={i}", f"schedule={s}"] for i in range(50) for s in ("linear", "cosine")]
     before = time.process_time()
-    planned = list(sweep.plan(cells, ["seed", "schedule"]))
+    planned = list(cells.plan(asked, ["seed", "schedule"]))
     assert time.process_time() - before < 12
-    for cell, overrides in zip(planned[:4], cells[:4], strict=True):
+    for cell, overrides in zip(planned[:4], asked[:4], strict=True):
         run, config = of(overrides)
         assert cell.run == run
         assert cell.config == {**config, "experiment": "default"}

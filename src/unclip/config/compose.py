@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,9 +76,7 @@ def compose(verb: str, overrides: list[str]) -> Composed:
     Raises:
         Problems: everything that is wrong with the request, each with its key, what was given and what is possible.
     """
-    if _kept and _kept[-1].verb == verb:
-        return _kept[-1].checked(overrides)
-    with _Composer(verb) as composer:
+    with _composer(verb) as composer:
         return composer.checked(overrides)
 
 
@@ -96,23 +94,37 @@ def many(verb: str, also: Iterable[str] = ()) -> Iterator[None]:
 
 def check_sweep(verb: str, overrides: list[str]) -> None:
     """Check every value of every swept axis, the other axes at their first value. Raises Problems."""
+@contextmanager
+def _composer(verb: str) -> Iterator[_Composer]:
+    """The one that many() keeps, else one for this request alone."""
+    if kept := next((c for c in reversed(_kept) if c.verb == verb), None):
+        yield kept
+        return
+    with _Composer(verb) as composer:
+        yield composer
+
+
     with _Composer(verb) as composer:
         parsed = [(line, composer.parse(line)) for line in overrides]
         unreadable = [p for _, p in parsed if isinstance(p, Problem)]
         axes = [axis for line, p in parsed if isinstance(p, Override) and (axis := _axis(line, p))]
-        first = [axis[0] for axis in axes]
-        found: list[Problem] = list(unreadable)
-        for i, axis in enumerate(axes):
-            for value in axis if len(axis) > 1 else []:
-                found += composer.problems([*first[:i], value, *first[i + 1 :]])
-        found += composer.problems(first)
-        if found:
+        if found := [*unreadable, *one_at_a_time(axes, composer.problems)]:
             raise Problems(list(dict.fromkeys(found)))
 
 
 def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
     """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
-    with _Composer(verb) as composer:
+def one_at_a_time(axes: list[list[str]], problems: Callable[[list[str]], list[Problem]]) -> list[Problem]:
+    """What is wrong with the values of each axis, the other axes at their first value."""
+    first = [axis[0] for axis in axes]
+    found = []
+    for i, axis in enumerate(axes):
+        for value in axis[:SWEEP_VALUES_CHECKED] if len(axis) > 1 else []:
+            found += problems([*first[:i], value, *first[i + 1 :]])
+    return list(dict.fromkeys([*found, *problems(first)]))
+
+
+    with _composer(verb) as composer:
         return composer.accepted(base, lines)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE
-from unclip.files import write_json
+from unclip.cli import DONE, FAILED
+from unclip.config.problems import Problems
+from unclip.files import write_json, write_text
 from unclip.report import curves, metrics, page, samples, table
 from unclip.runs.pipeline import next_commands
 from unclip.runs.process import stop_at_once_when_asked
@@ -21,9 +23,27 @@ from unclip.runs.trained import Trained, load
 
 
 def main(folder: str) -> int:
-    """Sample, evaluate, report."""
+    """Sample, evaluate, report; a failure is said in one line, and stands in status.json."""
     stop_at_once_when_asked()
     out = Path(folder)
+    try:
+        _deliver(out)
+    except Problems as problems:
+        return _failed(out, "; ".join(map(str, problems.problems)))
+    except Exception as error:
+        write_text(out / "error.txt", traceback.format_exc())
+        words = (str(error).strip().splitlines() or ["no message"])[0]
+        return _failed(out, f"{type(error).__name__}: {words} (traceback in {out / 'error.txt'})")
+    return DONE
+
+
+def _failed(out: Path, why: str) -> int:
+    print(f"unclip run: {why}", file=sys.stderr)
+    Run(out).mark("failed", error=why)
+    return FAILED
+
+
+def _deliver(out: Path) -> None:
     record = json.loads((out / "request.json").read_text(encoding="utf-8"))
     sampling, evaluating = record["sample"], record["evaluate"]
     trained = load({**sampling, "run": str(out)})
@@ -42,7 +62,6 @@ def main(folder: str) -> int:
     _page(out, record, trained, measured)
     write_json(out / "pipeline.json", record)
     (out / "request.json").unlink()
-    return DONE
 
 
 def _page(out: Path, record: dict[str, Any], trained: Trained, measured: dict[str, Any]) -> None:

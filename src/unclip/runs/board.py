@@ -11,8 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from unclip.runs.cells import Cell, in_words
 from unclip.runs.store import Run
-from unclip.runs.sweep import Cell, in_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,9 +28,10 @@ class Board:
         self.n_jobs, self.cells = n_jobs, cells
         self.live = sys.stdout.isatty()
         self.typical: float | None = None  # seconds that a run takes
+        self.began: dict[int, float] = {}  # cell -> when it was first seen at work
         self.first: dict[
-            int, tuple[float, int]
-        ] = {}  # cell -> when it was first seen at work, and at which step
+            tuple[int, str], tuple[float, int]
+        ] = {}  # cell, stage -> the same, and at which step
         self.shown = time.monotonic()
         self.rich: Any = None
 
@@ -63,21 +64,25 @@ class Board:
         if self.rich:
             self.rich.update(self._table(rows, pending))
         elif self.n_jobs > 1:
-            parts = [f"[{number}] {step} loss {loss}" for number, _, step, loss, *_ in rows]
+            parts = [
+                f"[{number}] {step}{f' loss {loss}' if loss else ''}" for number, _, step, loss, *_ in rows
+            ]
             print(f"  {self._title(running, pending)}; {', '.join(parts)}", flush=True)
 
     def _row(self, cell: Cell, now: float) -> list[str]:
-        assert cell.run is not None
-        found, total = progress(cell.run), int(cell.config["trainer"]["max_steps"])
+        run, stage, total = cell.training()
+        found = progress(run) if run else {}
         step = int(found.get("step", 0))
-        since, start = self.first.setdefault(cell.number, (now, step))
+        started = self.began.setdefault(cell.number, now)
+        since, start = self.first.setdefault((cell.number, stage), (now, step))
         left = ""
-        if step > start and total > 0:
+        if cell.verb == "train" and step > start and total > 0:
             left = in_words((now - since) / (step - start) * (total - step))
         elif self.typical is not None:
-            left = in_words(max(self.typical - (now - since), 0))
+            left = in_words(max(self.typical - (now - started), 0))
         loss, fid = (f"{found[k]:.4g}" if k in found else "" for k in ("loss", "fid"))
-        return [str(cell.number), cell.label, f"{step}/{total}" if total > 0 else str(step), loss, fid, left]
+        steps = f"{step}/{total}" if total > 0 else str(step) if run else ""
+        return [str(cell.number), cell.label, f"{stage} {steps}".strip(), loss, fid, left]
 
     def _title(self, running: list[Any], pending: int) -> str:
         words = f"{len(running)} running, {pending} waiting, {self.cells - len(running) - pending} settled"

@@ -1,181 +1,159 @@
-"""`unclip run experiment=NAME`: every stage in the order of dependence, then samples, metrics and report.
+"""`unclip run experiment=NAME`: every stage in the order of dependence, then samples, metrics and report; -m sweeps it.
 
-Imports no torch: each stage is a process of its own.
+Imports no torch: each stage is a process of its own. What the stages are is planned in whole.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE, FAILED, INTERRUPTED
-from unclip.config.compose import Composed, accepted, compose, experiments, options
+from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from unclip.config.problems import Problem, Problems
 from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
-from unclip.runs.store import Run, typed
-from unclip.runs.upstream import STAGES, request, resolve
-
-DELIVERIES = (
-    "sample",
-    "evaluate",
-)  # what follows the stages, each with its settings in the experiment's folder
-RECORD = "pipeline.json"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of the pipeline: the run it leads to and the command that makes it."""
-
-    stage: str
-    run: Run
-    overrides: list[str]
-    config: dict[str, Any]
+from unclip.runs.results import REQUEST
+from unclip.runs.store import Busy, Run, now, typed
+from unclip.runs.whole import Step, Whole, planned
 
 
 def main(arguments: list[str]) -> int:
     """Train what is missing, then deliver; what is finished is reused."""
-    experiment, results, rest = _split(arguments)
-    steps, deliveries = plan(experiment, rest)
-    if not results:
-        outputs = Path(steps[0].config["paths"]["outputs"])
-        results = str(outputs / experiment / f"run-{_digest([s.run.signature for s in steps])}")
-    folder = Path(results)
-    record = {
-        "experiment": experiment,
-        "stages": {s.stage: {"signature": s.run.signature, "folder": str(s.run.folder)} for s in steps},
-        "sample": deliveries["sample"].config,
-        "evaluate": deliveries["evaluate"].config,
-    }
+    flags = [a for a in arguments if a.startswith("-")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if {"-m", "--multirun"} & set(flags):
+        from unclip.runs.multirun import multirun
+
+        return multirun("run", flags, overrides)
+    if flags:
+        raise Problems([Problem(flags[0], None, "is no option of `unclip run`: unclip run --help")])
+    asked = planned(overrides)
+    if asked.dry_run:
+        from unclip.runs.cells import described, plan
+
+        print(described(*plan([overrides], [], verb="run")))
+        return DONE
+    if asked.results.state == "finished" and all(s.run.state == "finished" for s in asked.steps):
+        return _carried_out(asked, overrides, None)  # nothing to write, and perhaps no right to
+    return start(asked, overrides)
+
+
+def start(asked: Whole, overrides: list[str]) -> int:
+    """Bring a whole run to its end, alone: another process on the same results is waited for by a child, and refused
+    to who typed it."""
+    results, waited = asked.results, False
+    while True:
+        try:
+            with results.lock() as lock:
+                if (
+                    waited and results.state_unlocked == "failed"
+                ):  # what has just failed is not tried again at once
+                    print(f"unclip run: this run failed: {results.status.get('error')}", file=sys.stderr)
+                    return FAILED
+                return _attempt(asked, overrides, lock)
+        except Busy:
+            if not os.environ.get(process.WAIT):
+                why = f"{results.folder} is being made by process {results.status.get('pid', 'unknown')}"
+                print(f"unclip run: {why}: wait for it, or stop it", file=sys.stderr)
+                return WRONG_REQUEST
+        waited = True
+        time.sleep(process.WAIT_SECONDS)
+
+
+def _attempt(asked: Whole, overrides: list[str], lock: int) -> int:
+    results, started = asked.results, time.monotonic()
+    own = results.status.get("signature") == results.signature
+    before = {k: results.status.get(k, 0.0) if own else 0.0 for k in ("seconds", "elapsed")}
+    if results.state_unlocked != "finished":
+        write_json(results.folder / REQUEST, asked.record)
+    results.mark(
+        "running", signature=results.signature, command=typed("run", overrides), started=now(), error=None,
+        **before,
+    )  # fmt: skip
+    try:
+        status = _carried_out(asked, overrides, lock)
+    finally:
+        elapsed = round(before["elapsed"] + time.monotonic() - started, 1)
+        with suppress(OSError, ValueError):
+            results.note(stage=None, elapsed=elapsed)
+    if status == DONE:
+        with suppress(OSError):  # it is finished by its record, whatever else can be written
+            results.mark("finished", finished=now())
+    return status
+
+
+def _carried_out(asked: Whole, overrides: list[str], lock: int | None) -> int:
+    """The stages and the delivery, said step by step; without a lock nothing is written, as all is there."""
+    steps, results, experiment = asked.steps, asked.results, asked.experiment
     for number, step in enumerate(steps, 1):
         print(f"[{number}/{len(steps) + 1}] {typed('train', step.overrides)}", flush=True)
         if step.run.state == "finished":
             print(f"      finished already: {step.run.folder}", flush=True)
-        elif status := process.run_child("unclip", "train", *step.overrides):
-            return _stopped(status, arguments)
-    print(f"[{len(steps) + 1}/{len(steps) + 1}] samples, metrics and report into {folder}", flush=True)
-    if is_delivered(folder, record):
+            continue
+        results.note(stage=step.stage)
+        if status := process.run_child("unclip", "train", *step.overrides):
+            return _stopped(status, asked, overrides, step)
+    number = len(steps) + 1
+    print(f"[{number}/{number}] samples, metrics and report into {results.folder}", flush=True)
+    if results.state_unlocked == "finished":
         print("      finished already", flush=True)
     else:
-        write_json(folder / "request.json", record)
-        if status := process.run_child("unclip.report.deliver", str(folder)):
-            return _stopped(status, arguments)
+        assert lock is not None
+        results.note(stage="sampling")
+        results.product.unlink(missing_ok=True)  # another request's: what is written next is not its
+        began = time.monotonic()
+        status = process.run_child("unclip.report.deliver", str(results.folder), pass_fds=(lock,))
+        seconds = round(results.status.get("seconds", 0.0) + time.monotonic() - began, 1)
+        results.note(seconds=seconds)
+        if status:
+            return _stopped(status, asked, overrides, None)
     print()
-    table.show(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    print(summary(folder, experiment))
+    measured = json.loads((results.folder / "metrics.json").read_text(encoding="utf-8"))
+    if lock is not None:
+        results.note(metrics=main_numbers(measured))
+    table.show(measured)
+    print(summary(results.folder, experiment))
     return DONE
 
 
-def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, Composed]]:
-    """Each stage's checked request and planned run, and those of sampling and evaluation.
-
-    Raises:
-        Problems: of all stages together, and overrides that no stage has the key for.
-    """
-    stages = [s for s in STAGES if f"{experiment}/{s}" in options("experiment")]
-    if not stages:
-        possible = ", ".join(experiments())
-        raise Problems(
-            [
-                Problem(
-                    "experiment", experiment, f"no such experiment with stages to run; possible: {possible}"
-                )
-            ]
-        )
-    parts = [*stages, *DELIVERIES]
-    chosen = {p: _choice(experiment, p) for p in parts}
-    given, problems = _assigned(overrides, chosen)
-    steps: list[Step] = []
-    signatures: dict[str, str] = {}
-    for stage in stages:
-        lines = [*chosen[stage], *given[stage]]
-        try:
-            composed = request(lines)
-            passed = [f"{s}={signatures[s]}" for s in signatures if composed.config.get(s) == "auto"]
-            config, _ = resolve(composed, planned={s.stage: s for s in steps})
-        except Problems as error:
-            problems += [Problem(f"{stage}: {p.key}", p.given, p.why) for p in error.problems]
-            continue
-        run = Run.of(config, composed.experiment)
-        signatures[stage] = run.signature
-        steps.append(Step(stage, run, [*lines, *passed], config))
-    deliveries: dict[str, Composed] = {}
-    for verb in DELIVERIES:
-        try:
-            deliveries[verb] = compose(verb, [*chosen[verb], *given[verb]])
-        except Problems as error:
-            problems += [Problem(f"{verb}: {p.key}", p.given, p.why) for p in error.problems]
-    if problems:
-        raise Problems(list(dict.fromkeys(problems)))
-    return steps, deliveries
+def main_numbers(measured: dict[str, Any]) -> dict[str, float]:
+    """Of each metric its value."""
+    found = {name: one.get("value") for name, one in measured.items() if isinstance(one, dict)}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _split(arguments: list[str]) -> tuple[str, str | None, list[str]]:
-    named = dict(a.split("=", 1) for a in arguments if a.startswith(("experiment=", "results=")))
-    rest = [a for a in arguments if not a.startswith(("experiment=", "results="))]
-    if flags := [a for a in rest if a.startswith("-")]:
-        raise Problems([Problem(flags[0], None, "is no option of `unclip run`: unclip run --help")])
-    if "experiment" not in named:
-        raise Problems([Problem("experiment", None, f"is not set; possible: {', '.join(experiments())}")])
-    return named["experiment"], named.get("results"), rest
-
-
-def _choice(experiment: str, part: str) -> list[str]:
-    name = f"{experiment}/{part}"
-    return [f"experiment={name}"] if name in options("experiment") else []
-
-
-def _assigned(
-    overrides: list[str], chosen: dict[str, list[str]]
-) -> tuple[dict[str, list[str]], list[Problem]]:
-    """Each override to the stage of its prefix, else to all that have the key."""
-    given: dict[str, list[str]] = {part: [] for part in chosen}
-    shared = []
-    for line in overrides:
-        prefix, dot, rest = line.partition(".")
-        if dot and "=" not in prefix and prefix in given:
-            given[prefix].append(rest)
-        else:
-            shared.append(line)
-    taken = set()
-    for part in chosen if shared else []:
-        verb = part if part in DELIVERIES else "train"
-        for line, takes in zip(shared, accepted(verb, chosen[part], shared), strict=True):
-            given[part] += [line] if takes else []
-            taken |= {line} if takes else set()
-    stages = f"no stage has this key; stages: {', '.join(chosen)}"
-    lost = (line.partition("=") for line in shared if line not in taken)
-    return given, [Problem(key, value or None, stages) for key, _, value in lost]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def is_delivered(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether this very request was delivered there: its record is written last."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8")) == record
-    except (OSError, ValueError):
-        return False
-
-
-def _stopped(status: int, arguments: list[str]) -> int:
-    command = typed("run", arguments)
-    if status in (INTERRUPTED, -2, -15):
+def _stopped(status: int, asked: Whole, overrides: list[str], step: Step | None) -> int:
+    """Say why it stops there, and what to type."""
+    command = typed("run", overrides)
+    if status in process.WAS_STOPPED:
+        asked.results.mark("interrupted")
         print(f"\ninterrupted; to go on from here: {command}", file=sys.stderr)
         return INTERRUPTED
     print(f"\nunclip run: stopped by the failure above; when it is mended: {command}", file=sys.stderr)
+    error = _error(step.run) if step else _error(asked.results)
+    if error:
+        asked.results.mark("failed", error=f"{step.stage}: {error}" if step else error)
+    else:  # it could not say what: killed, say, and to be resumed like any that was interrupted
+        asked.results.mark("interrupted")
     return FAILED
 
 
 def summary(folder: Path, experiment: str) -> str:
+def _error(run: Run) -> str | None:
+    """The last line of what a run says has failed."""
+    try:
+        status = run.status
+    except ValueError as damaged:
+        return str(damaged)
+    return str(status.get("error")).strip().splitlines()[-1] if status.get("state") == "failed" else None
+
+
     """What was made, where, and what to type next."""
     made = {
         "report.html": "all of it on one page",

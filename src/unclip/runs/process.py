@@ -31,15 +31,15 @@ WAS_STOPPED = (
 )  # exit statuses of a child that was asked to stop
 
 
-def run_child(*arguments: str) -> int:
-    """Run `python -m <arguments>` to its end and return its exit status.
+def run_child(*arguments: str, **options: Any) -> int:
+    """Run `python -m <arguments>` to its end, with Popen's options, and return its exit status.
 
     The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it by the terminal;
     this process goes on waiting while it puts things in order. If this process is killed, the child is told to stop.
     """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return start_child(*arguments).wait()
+        return start_child(*arguments, **options).wait()
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -44,18 +44,18 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
     for group in ("trainer", "data"):
         kept[group] = {k: v for k, v in config[group].items() if k not in NOT_THE_RESULT[group]}
     kept["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if k in TRAINING_CALLBACKS}
-    shortened = _without_defaults(kept, targets.parameters(f"{schema.__name__}.Train") or {})
+    shortened = without_defaults(kept, targets.parameters(f"{schema.__name__}.Train") or {})
     return {k: v for k, v in shortened.items() if k not in AS_BEFORE or v != AS_BEFORE[k]}
 
 
-def _without_defaults(node: dict[str, Any], accepted: dict[str, targets.Parameter]) -> dict[str, Any]:
+def without_defaults(node: dict[str, Any], accepted: dict[str, targets.Parameter]) -> dict[str, Any]:
     kept = {}
     for key, value in node.items():
         if key in accepted and _same(value, accepted[key].default):
             continue
         if isinstance(value, dict):
             target = value.get("_target_")
-            value = _without_defaults(value, targets.parameters(target) or {} if target else {})
+            value = without_defaults(value, targets.parameters(target) or {} if target else {})
         kept[key] = value
     return kept
 

@@ -56,6 +56,11 @@ class Run:
         return self.folder / "weights.safetensors"
 
     @property
+    def product(self) -> Path:
+        """What is there once the run is finished."""
+        return self.weights
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.ckpt"
 
@@ -82,7 +87,7 @@ class Run:
     def state(self) -> State:
         """new, live (a process holds its lock), interrupted, failed or finished."""
         written = self.status.get("state")
-        if written == "finished" and self.weights.is_file():
+        if written == "finished" and self.product.is_file():
             return "finished"
         if written is None and not (self.folder / ".lock").exists():
             return "new"
@@ -107,15 +112,16 @@ class Run:
         return False
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """The right to write here, held by one process at a time and let go when that ends. Raises Busy."""
+    def lock(self) -> Iterator[int]:
+        """The right to write here, held by one process at a time and let go when that ends: its file descriptor, which
+        a child that inherits it holds as well. Raises Busy."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(f"{self.folder} is being trained by another process") from None
-            yield
+            yield handle.fileno()
 
     def prepare(self, config: dict[str, Any], command: str) -> None:
         """Write the configuration, and the command that asked for it first. What cannot change the result (extractor,

@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.config.compose import check_sweep, config_folder, own_folder
 from unclip.runs import process
+from unclip.runs.cells import described, plan
+from unclip.runs.multirun import hydra_main, multirun
 from unclip.runs.store import Run, age, typed
-from unclip.runs.sweep import Sweep, described
 from unclip.runs.upstream import request, resolve
 
 HYDRAS_OWN = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
@@ -22,10 +22,9 @@ def main(arguments: list[str]) -> int:
     flags = [a for a in arguments if a.startswith("-")]
     overrides = [a for a in arguments if not a.startswith("-")]
     if any(flag.split("=")[0] in HYDRAS_OWN for flag in flags):
-        return _hydra(arguments, lambda config: None)
+        return hydra_main("train", arguments, lambda config: None)
     if {"-m", "--multirun"} & set(flags):
-        check_sweep("train", overrides)
-        return _multirun(arguments)
+        return multirun("train", flags, overrides)
     if flags:
         print(f"unclip train: {flags[0]} is no option of it: unclip train --help", file=sys.stderr)
         return WRONG_REQUEST
@@ -33,7 +32,7 @@ def main(arguments: list[str]) -> int:
     config, upstreams = resolve(composed)
     run = Run.of(config, composed.experiment)
     if config["dry_run"]:
-        print(described(run, config, [up for up, _ in upstreams.values() if up.state != "finished"]))
+        print(described(*plan([overrides], [])))
         return DONE
     if run.state == "finished":
         return _finished(run)
@@ -81,26 +80,4 @@ def _finished(run: Run) -> int:
     metrics = ", ".join(f"{k} {v:.4g}" for k, v in sorted(run.status.get("metrics", {}).items()))
     print(f"finished {age(run.status.get('finished'))}, nothing to do{': ' + metrics if metrics else ''}")
     print(f"run: {run.folder}")
-    return DONE
-
-
-def _multirun(arguments: list[str]) -> int:
-    overrides = [a for a in arguments if not a.startswith("-")]
-    sweep = Sweep(overrides)
-    flags = [a for a in arguments if a.startswith("-")]
-    _hydra([*flags, *overrides], sweep)  # Hydra wants them in this order
-    return sweep.end()
-
-
-def _hydra(arguments: list[str], task: Any) -> int:
-    import hydra
-
-    own = own_folder()
-    extra = [f"--config-dir={own}"] if own else []
-    before = sys.argv
-    sys.argv = ["unclip train", *arguments, *extra]
-    try:
-        hydra.main(config_path=str(config_folder()), config_name="train", version_base="1.3")(task)()
-    finally:
-        sys.argv = before
     return DONE

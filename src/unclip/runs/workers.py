@@ -1,6 +1,6 @@
 """Runs as processes, n at a time, spread over the GPUs, until each is settled. Imports no torch.
 
-What a cell of a sweep is and what is said about it at the end is in sweep.py, what is shown meanwhile in board.py.
+What a cell of a sweep is stands in cells.py, what is shown meanwhile in board.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from unclip.config.problems import Problem, Problems
 from unclip.config.rules import gpus
 from unclip.runs import process
 from unclip.runs.board import Board
+from unclip.runs.cells import IN_WORDS, Cell, is_to_do, typical_seconds
 from unclip.runs.store import typed
-from unclip.runs.sweep import IN_WORDS, Cell, is_to_do, typical_seconds
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 2.0  # between looks at a run that another process is training
@@ -137,8 +137,8 @@ class Workers:
 
     def _job(self, cell: Cell, devices: list[str]) -> Job:
         assert cell.run is not None
-        arguments = ["unclip", "train", *cell.overrides, f"sweep={self.sweep}"]
-        self.board.say(f"[{cell.number}] {typed('train', cell.overrides)}")
+        arguments = ["unclip", cell.verb, *cell.overrides, f"sweep={self.sweep}"]
+        self.board.say(f"[{cell.number}] {typed(cell.verb, cell.overrides)}")
         more = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "process_group": 0}
         if not self.quiet:
@@ -167,7 +167,8 @@ class Workers:
 
 def outcome(cell: Cell) -> str:
     """What is said when a cell is settled."""
-    seconds = f" in {cell.status['seconds']:.0f} s" if "seconds" in cell.status else ""
+    taken = cell.seconds
+    seconds = f" in {taken:.0f} s" if taken is not None else ""
     if cell.state == "finished":
         return f"[{cell.number}] finished{seconds}: {cell.label}"
     return f"[{cell.number}] {IN_WORDS[cell.state]}: {cell.label}{': ' + cell.error if cell.error else ''}"

@@ -1,0 +1,77 @@
+"""The results folder of a whole run: what identifies it, and what state it is in. Imports no torch.
+
+<outputs>/<experiment>/run-<signature>/ holds status.json, request.json while it is made, and pipeline.json, the same,
+once samples, metrics and report are there. What is in the record is planned in whole.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unclip.config import schema, targets
+from unclip.runs.evaluate import WHERE
+from unclip.runs.signature import LENGTH, without_defaults
+from unclip.runs.store import Run, State
+
+RECORD, REQUEST = "pipeline.json", "request.json"
+SCHEMAS = {"sample": schema.Generate, "evaluate": schema.Evaluate}
+NOT_THE_RESULT = (*WHERE, "run")
+
+
+@dataclass(frozen=True)
+class Results(Run):
+    """A results folder, asked for what `request` is the digest of: another request may have filled it."""
+
+    request: str
+
+    @property
+    def signature(self) -> str:
+        return self.request
+
+    @property
+    def product(self) -> Path:
+        return self.folder / RECORD
+
+    @property
+    def state(self) -> State:
+        """As of a training run; new where the folder holds another request's."""
+        found = self.state_unlocked
+        return "live" if found != "finished" and self.held else found
+
+    @property
+    def state_unlocked(self) -> State:
+        """The state to a process that holds the lock itself."""
+        status = self.status
+        if delivered(self.folder) == self.request:
+            return "finished"
+        if status.get("signature") != self.request:
+            return "new"
+        return "failed" if status.get("state") == "failed" else "interrupted"
+
+    def note(self, **fields: Any) -> None:
+        """Set fields of status.json, the state as it is."""
+        self.mark(self.status.get("state", "running"), **fields)
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """The signature of a whole run: its stages' and what is asked of sampling and evaluation, without places and
+    without defaults, so that a later option does not move it."""
+    deciding: dict[str, Any] = {stage: one["signature"] for stage, one in record["stages"].items()}
+    for verb, of in SCHEMAS.items():
+        asked = {k: v for k, v in record[verb].items() if k not in NOT_THE_RESULT}
+        deciding[verb] = without_defaults(asked, targets.parameters(f"{schema.__name__}.{of.__name__}") or {})
+    text = json.dumps(deciding, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def delivered(folder: Path) -> str | None:
+    """The digest of what the folder holds, if it holds anything whole: its record is written last."""
+    try:
+        return digest(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
