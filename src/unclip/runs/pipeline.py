@@ -6,6 +6,7 @@ Imports no torch: each stage is a process of its own. What the stages are is pla
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -135,16 +136,15 @@ def _stopped(status: int, asked: Whole, overrides: list[str], step: Step | None)
         asked.results.mark("interrupted")
         print(f"\ninterrupted; to go on from here: {command}", file=sys.stderr)
         return INTERRUPTED
-    print(f"\nunclip run: stopped by the failure above; when it is mended: {command}", file=sys.stderr)
     error = _error(step.run) if step else _error(asked.results)
     if error:
         asked.results.mark("failed", error=f"{step.stage}: {error}" if step else error)
     else:  # it could not say what: killed, say, and to be resumed like any that was interrupted
         asked.results.mark("interrupted")
+    print(f"\nunclip run: stopped by the failure above; when it is mended: {command}", file=sys.stderr)
     return FAILED
 
 
-def summary(folder: Path, experiment: str) -> str:
 def _error(run: Run) -> str | None:
     """The last line of what a run says has failed."""
     try:
@@ -154,6 +154,7 @@ def _error(run: Run) -> str | None:
     return str(status.get("error")).strip().splitlines()[-1] if status.get("state") == "failed" else None
 
 
+def summary(folder: Path, experiment: str) -> str:
     """What was made, where, and what to type next."""
     made = {
         "report.html": "all of it on one page",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
