@@ -1,4 +1,4 @@
-"""The training state on disk, whole at every moment, and a clean stop on Ctrl-C or SIGTERM.
+"""The training state on disk, whole at every moment, and a clean stop on Ctrl-C or the signals of a cluster.
 
 One file, replaced by renaming a finished new one; it goes when the run is finished, for then the weights are there.
 """
@@ -16,6 +16,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from unclip.diffusion.bounds import bounded
+
+ASKED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+AGREE_EVERY = 10  # steps: how often several ranks tell one another that one was asked to stop
 
 
 class Stopped(BaseException):
@@ -35,21 +38,28 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = trainer.global_step
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread():
+            for number in ASKED_BY:
                 signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked_to_stop:
-            os._exit(130)  # asked twice: at once; the last checkpoint is whole
+        if self.asked_to_stop and number == signal.SIGINT:
+            os._exit(130)  # Ctrl-C twice: at once; the last checkpoint is whole
         self.asked_to_stop = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        due = trainer.global_step % self.every_n_steps == 0 or self.asked_to_stop
+        stop = self._agreed(trainer)
+        due = trainer.global_step % self.every_n_steps == 0 or stop
         if due and trainer.global_step != self.saved_at:
             self.save(trainer)
-        if self.asked_to_stop:
+        if stop:
             raise Stopped
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self.asked_to_stop
+        agrees = trainer.global_step % AGREE_EVERY == 0
+        return agrees and trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
 
     def save(self, trainer: Trainer) -> None:
         """Write beside, sync, rename: the old file stays until the new one is whole."""

@@ -202,7 +202,7 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
 
 
 def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    if choices.get("hydra/launcher", "basic") not in ("basic", "local"):
+    if choices.get("hydra/launcher", "basic") not in ("basic", "local", "joblib", "submitit_local"):
         return  # the job runs elsewhere
     trainer = config["trainer"]
     wants_gpu = trainer["accelerator"] in ("gpu", "cuda")

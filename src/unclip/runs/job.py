@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.runs.process import WAIT, WAIT_SECONDS, stop_at_once_when_asked
+from unclip.runs.process import ATTEMPT, WAIT, WAIT_SECONDS, stop_at_once_when_asked
 from unclip.runs.store import Busy, Run, now, provenance
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def main(folder: str) -> int:
     os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # other ranks leave lock and status alone
+    ranks = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID"))
+    first = all(int(rank) == 0 for rank in ranks)  # other ranks leave lock and status alone
     waited = False
     while True:
         try:
@@ -56,7 +57,8 @@ def _attempt(run: Run, first: bool) -> int:
         return round(before + time.monotonic() - started, 1)
 
     if first:
-        run.mark("running", started=now(), error=None, **provenance())
+        attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
+        run.mark("running", started=now(), error=None, **attempt, **provenance())
     try:
         from unclip.callbacks.checkpoint import Stopped
         from unclip.data.places import DataUnavailable
@@ -193,6 +195,7 @@ def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
             name=f"{stage}-{run.signature}",
             group=group,
             job_type=stage,
+            config=config,
         )
     return build.make(node, save_dir=str(run.folder), name="", version="")
 
