@@ -92,8 +92,6 @@ def many(verb: str, also: Iterable[str] = ()) -> Iterator[None]:
             _kept.pop()
 
 
-def check_sweep(verb: str, overrides: list[str]) -> None:
-    """Check every value of every swept axis, the other axes at their first value. Raises Problems."""
 @contextmanager
 def _composer(verb: str) -> Iterator[_Composer]:
     """The one that many() keeps, else one for this request alone."""
@@ -104,6 +102,8 @@ def _composer(verb: str) -> Iterator[_Composer]:
         yield composer
 
 
+def check_sweep(verb: str, overrides: list[str]) -> None:
+    """Check every value of every swept axis, the other axes at their first value. Raises Problems."""
     with _Composer(verb) as composer:
         parsed = [(line, composer.parse(line)) for line in overrides]
         unreadable = [p for _, p in parsed if isinstance(p, Problem)]
@@ -112,8 +112,6 @@ def _composer(verb: str) -> Iterator[_Composer]:
             raise Problems(list(dict.fromkeys(found)))
 
 
-def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
-    """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
 def one_at_a_time(axes: list[list[str]], problems: Callable[[list[str]], list[Problem]]) -> list[Problem]:
     """What is wrong with the values of each axis, the other axes at their first value."""
     first = [axis[0] for axis in axes]
@@ -124,6 +122,8 @@ def one_at_a_time(axes: list[list[str]], problems: Callable[[list[str]], list[Pr
     return list(dict.fromkeys([*found, *problems(first)]))
 
 
+def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
+    """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
     with _composer(verb) as composer:
         return composer.accepted(base, lines)
 
