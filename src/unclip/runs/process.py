@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -20,10 +21,22 @@ PARALLEL = (
     "SLURM_",
     "GROUP_RANK",
     "PL_GLOBAL_SEED",
+    "UNCLIP_RANKS",
+    "UNCLIP_ATTEMPT",
 )
+STEERED = (
+    "WANDB_SWEEP_",
+    "WANDB_RUN_ID",
+)  # of a W&B agent: for the run that it asked for, not for upstream runs
 PR_SET_PDEATHSIG = 1
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
 WAIT_SECONDS = 2.0
+RANKS = (
+    "UNCLIP_RANKS"  # Slurm's variables as JSON, for the first of several ranks: only its training sees them
+)
+ATTEMPT = (
+    "UNCLIP_ATTEMPT"  # names a cluster's attempt at a run: status.json tells the other ranks that it trains
+)
 WAS_STOPPED = (
     INTERRUPTED,
     -signal.SIGINT,
@@ -48,8 +61,8 @@ def start_child(
     *arguments: str, more: dict[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start `python -m <arguments>` as run_child does, with `more` in its environment and Popen's options."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)}
-    environment |= {WAIT: "1", **(more or {})}
+    inherited = {k: v for k, v in _alone().items() if not k.startswith(STEERED)}
+    environment = inherited | {WAIT: "1", **(more or {})}
     command = [sys.executable, "-m", *arguments]
     ends_with_parent = _stop_when_parent_dies if sys.platform == "linux" else None
     return subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent, **options)
@@ -59,7 +72,13 @@ def become(*arguments: str) -> None:
     """Replace this process by `python -m <arguments>`: same process id, same terminal."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    ranks = json.loads(os.environ.get(RANKS, "{}"))
+    more = {ATTEMPT: os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
+    os.execve(sys.executable, [sys.executable, "-m", *arguments], _alone() | ranks | more)
+
+
+def _alone() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)}
 
 
 def stop_at_once_when_asked() -> None:
