@@ -21,7 +21,7 @@ from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
-from unclip.lit.prior import PriorModule
+from unclip.lit.candidates import Prior
 from unclip.nets.clip import CLIP
 from unclip.randomness import key
 from unclip.runs.store import Run
@@ -120,7 +120,7 @@ def prior_samples(config: Config, clip: CLIP, source: ImageTextData, true: Embed
     run = only(config["prior"], config["paths"]["outputs"])
     device = next(clip.parameters()).device
     prior = module(run.config, trained_net(run, source, clip), embeddings=None).eval().to(device)
-    assert isinstance(prior, PriorModule)
+    assert isinstance(prior, Prior)
 
     def sample(text: dict[str, torch.Tensor], numbers: torch.Tensor, seed: int) -> torch.Tensor:
         return prior.sample({name: x.to(device) for name, x in text.items()}, numbers, seed)
@@ -141,6 +141,7 @@ def stage(config: Config, source: ImageTextData) -> Stage:
     known: dict[str, Any] = {"tokenizer": ByteTokenizer(), "captions": source.captions}
     if clip is not None:
         known["embeddings"] = embeddings(config, clip, source)
+        known["caption_ids"] = source.split("train").caption_ids
         if config.get("prior"):
             known["embeddings"] = prior_samples(config, clip, source, known["embeddings"])
     return module(config, net(config, source, clip), **known)

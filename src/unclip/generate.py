@@ -16,8 +16,8 @@ from unclip.data.embeddings import image_features, text_features
 from unclip.data.images import to_uint8
 from unclip.data.tokenizer import ByteTokenizer
 from unclip.diffusion.sample import Callback
+from unclip.lit.candidates import Prior
 from unclip.lit.decoder import DecoderModule
-from unclip.lit.prior import PriorModule
 from unclip.nets.clip import CLIP
 from unclip.sampling import Sampler
 
@@ -34,7 +34,7 @@ class UnCLIP:
     """
 
     clip: CLIP
-    prior: PriorModule | None
+    prior: Prior | None
     decoder: DecoderModule
     tokenizer: ByteTokenizer
     sampler: Sampler | None = None
@@ -88,8 +88,7 @@ class UnCLIP:
         """One batch of text features to image embeddings (B,D)."""
         if self.prior is None:
             return text["text"]
-        sampler = self.prior.sampler.but(guidance=self.prior_guidance)
-        return self.prior.sample(text, indices, seed, sampler, self.rerank)
+        return self.prior.sample(text, indices, seed, self.rerank, self.prior_guidance)
 
     def reconstruct(
         self, images: Tensor, prompts: Sequence[str], seed: int = 0, progress: Progress = lambda done: None

@@ -17,6 +17,7 @@ FILES = sorted(p for p in config_folder().rglob("*.yaml"))
 SUPPLIED = {
     "unclip.nets.clip": {"image_size", "image_channels", "vocabulary", "context_length"},
     "unclip.nets.prior": {"embedding_dim", "token_width", "context_length"},
+    "unclip.nets.autoregressive": {"embedding_dim", "token_width", "context_length"},
     "unclip.nets.decoder": {"image_size", "image_channels", "embedding_dim", "token_width"},
     "unclip.nets.classifier": {"image_channels", "num_classes"},
     "unclip.nets.contrastive": {"image", "text", "caption", "logit_scale"},
@@ -33,6 +34,7 @@ SUPPLIED = {
         "seed",
         "tokenizer",
         "captions",
+        "caption_ids",
     },
     "unclip.diffusion.schedule": {"T"},
     "unclip.diffusion.weighting": {"log_snr", "objective", "density", "scale"},

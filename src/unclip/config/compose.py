@@ -202,7 +202,10 @@ class _Composer:
 
     def accepted(self, base: list[str], lines: list[str]) -> list[bool]:
         if self.verb != "train":  # a kind of prior is no run to sample from
-            return [self._accepts(base, [line])[0] and spoken([line]) == [line] for line in lines]
+            return [
+                yes and spoken([line]) == [line]
+                for line, yes in zip(lines, self._accepts(base, lines), strict=True)
+            ]
         return self._accepts(base, spoken(lines))
 
     def _accepts(self, base: list[str], lines: list[str]) -> list[bool]:

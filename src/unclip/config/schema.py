@@ -30,6 +30,7 @@ class Train:
     paths: Any = None
     clip: str | None = None
     prior: str | None = None
+    prior_kind: Literal["diffusion", "autoregressive"] = "diffusion"
     guidance: Annotated[float, "guidance >= 0"] = 1.0
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0

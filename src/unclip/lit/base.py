@@ -39,6 +39,11 @@ class Stage(lightning.LightningModule):
     def __init__(self, net: nn.Module, optim: Optim, seed: int = 0):
         super().__init__()
         self.net, self.optim, self.seed = net, optim, seed
+        self.embeddings: Embeddings | None = None  # of the data, for stages on top of a CLIP
+
+    def on_fit_start(self) -> None:
+        if self.embeddings is not None:
+            self.embeddings = self.embeddings.to(self.device)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = self.optim(self.net, int(self.trainer.estimated_stepping_batches))
@@ -113,10 +118,6 @@ class DiffusionStage(Stage):
         """(B,) at the draw's times."""
         weighting, norm = self.weighting, self.loss_norm
         return diffusion_loss(self.denoiser, x0, draw.t, eps, cond, weighting, norm, draw.density)
-
-    def on_fit_start(self) -> None:
-        if self.embeddings is not None:
-            self.embeddings = self.embeddings.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         noise = self.training_noise(batch, batch_idx)

@@ -7,6 +7,7 @@ heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -35,6 +36,21 @@ class TimeEmbedding(nn.Sequential):
         return super().forward(features.to(next(self.parameters()).dtype))  # (B, W)
 
 
+class KeyValues:
+    """The keys and values (B,H,N,W/H) that an attention made of earlier tokens, so that each is made once."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def joined(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of earlier tokens, then these; remembered for the tokens to come."""
+        if self.key is not None and self.value is not None:
+            key, value = torch.cat([self.key, key], dim=2), torch.cat([self.value, value], dim=2)
+        self.key, self.value = key, value
+        return key, value
+
+
 class Attention(nn.Module):
     """Multi-head self-attention whose keys and values may be joined by context tokens of another width.
 
@@ -57,12 +73,16 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        past: KeyValues | None = None,
     ) -> Tensor:
         """x (B,N,W), context (B,M,context_width) -> (B,N,W).
 
-        mask, broadcastable to (B,1,N,N), and context_mask (B,M) are True where one may look.
+        mask, broadcastable to (B,1,N,N), and context_mask (B,M) are True where one may look. past: of P earlier
+        tokens, to which these N are added; the mask's columns are then P+N.
         """
         query, key, value = self._split(self.query_key_value(x), 3)  # (B,H,N,W/H) each
+        if past is not None:
+            key, value = past.joined(key, value)  # (B,H,P+N,W/H)
         if context is not None:
             if self.context_key_value is None:
                 raise ValueError("this attention was built without context_width, but given context tokens")
@@ -101,8 +121,8 @@ class TransformerBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask))  # (B,N,W)
+    def forward(self, x: Tensor, mask: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, past=past))  # (B,N,W)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # (B,N,W)
 
 
@@ -118,9 +138,12 @@ class Transformer(nn.Module):
             if name.endswith(("attention.out.weight", "mlp.3.weight")):
                 nn.init.normal_(weight, std=0.5 / math.sqrt(width * layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.blocks:
-            x = block(x, mask)  # (B,N,W)
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, past: Sequence[KeyValues] | None = None
+    ) -> Tensor:
+        """past: of each block, for tokens that come after those it has seen."""
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, past[i] if past else None)  # (B,N,W)
         return self.norm(x)
 
 

@@ -105,6 +105,6 @@ def _prior(trained: Trained) -> dict[str, Any]:
     model = trained.model
     if model.prior is None:
         return {"prior": "none: text embeddings"}
-    guidance = model.prior.sampler.guidance if model.prior_guidance is None else model.prior_guidance
+    guidance = model.prior.guidance if model.prior_guidance is None else model.prior_guidance
     off = {} if guidance == 1 else {"prior_guidance": guidance}
-    return {"rerank": model.rerank or model.prior.rerank, "prior_steps": model.prior.sampler.steps, **off}
+    return {"rerank": model.rerank or model.prior.rerank, **model.prior.settings, **off}

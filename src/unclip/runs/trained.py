@@ -14,6 +14,7 @@ from unclip.data.tokenizer import ByteTokenizer
 from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
+from unclip.lit.candidates import Prior
 from unclip.nets.clip import CLIP
 from unclip.runs.references import runs_of
 from unclip.runs.store import Run
@@ -62,7 +63,7 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
 def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:
     net = build.trained_net(run, source, clip)
     module = build.module(run.config, net, embeddings=None)
-    assert isinstance(module, DiffusionStage)
+    assert isinstance(module, DiffusionStage | Prior)
     return module.eval()
 
 
