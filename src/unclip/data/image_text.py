@@ -32,6 +32,11 @@ class ImageText:
         """sha256 of the whole content."""
         return fingerprint(self.images, self.caption_ids, self.captions, self.labels, self.class_names)
 
+    @property
+    def own_captions(self) -> list[str]:
+        """Each image's caption."""
+        return [self.captions[i] for i in self.caption_ids.tolist()]
+
     def head(self, count: int) -> ImageText:
         """The first `count` samples, as a split of its own."""
         first = slice(count)

@@ -4,7 +4,7 @@ Knows nothing of particular data sets."""
 from __future__ import annotations
 
 import functools
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import lightning
 
@@ -12,6 +12,11 @@ from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import ImageText, Split
 from unclip.data.loader import BatchLoader
 from unclip.diffusion.bounds import bounded
+
+if TYPE_CHECKING:
+    from unclip.evaluate.attributes import Checks
+
+FEW = 100  # captions: with more of them, tables are not by caption, and samples are drawn for some of them
 
 __all__ = ["ImageText", "ImageTextData", "Split"]
 
@@ -67,6 +72,23 @@ class ImageTextData(lightning.LightningDataModule):
     def fingerprint(self) -> str:
         """sha256 of all splits."""
         return fingerprint(*(self.split(name).fingerprint for name in ("train", "validation", "test")))
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """What to draw where nobody names it: all captions where they are FEW or less, else those of the first test
+        images, `count` at most."""
+        if len(self.captions) <= FEW:
+            return self.captions
+        ids = dict.fromkeys(self.split("test").caption_ids.tolist())
+        return tuple(self.captions[i] for i in list(ids)[:count])
+
+    def attribute_checks(self) -> Checks | None:
+        """What says, of any picture, whether it shows what a caption of these data asks for; None where nothing
+        exact can."""
+        return None
+
+    def held_out_images(self) -> ImageText | None:
+        """Images of combinations that no other split shows; None where there are none."""
+        return None
+
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", training=True)
