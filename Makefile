@@ -4,7 +4,7 @@ PYTHON ?= python3
 UNCLIP = $(VENV)/bin/unclip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format clean
+.PHONY: help setup demo test test-slow test-gpu test-slurm lint format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-slow: setup  ## the tests that take minutes
 
 test-gpu: setup  ## the tests that need a CUDA GPU
 	@$(VENV)/bin/python -m pytest -m "gpu" -q
+
+test-slurm: setup  ## the tests that need a Slurm, on one of their own (root, Debian; 2 min)
+	@$(VENV)/bin/python -m pytest -m "slurm" -q
 
 lint: setup  ## ruff, format check, type check
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

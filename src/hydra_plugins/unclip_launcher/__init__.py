@@ -48,9 +48,43 @@ def _launched(
     return returns
 
 
+class OthersLauncher(Launcher):
+    """The launchers of submitit and joblib by their settings; `name` is the chosen option of hydra/launcher."""
+
+    def __init__(self, name: str, settings: dict[str, Any], config: Any):
+        self.name, self.settings = name, settings
+        typed = (str(o).lstrip("+").split("=")[0] for o in config.hydra.overrides.hydra)
+        self.given = {key.removeprefix("hydra.launcher.") for key in typed}
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.sweep = task_function
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """As LocalLauncher's."""
+        return _launched(self.sweep, job_overrides, self._by, [f"hydra/launcher={self.name}"])
+
+    def _by(self, cells: list[Any]) -> Any:
+        from unclip.runs.launchers import Joblib, Submitit
+
+        if self.name == "joblib":
+            return Joblib(self.settings, cells)
+        return Submitit(self.name.removeprefix("submitit_"), self.settings, self.given, cells)
+
+
 class LocalSweeper(BasicSweeper):
     """Hydra's cartesian product. The request was checked as a whole, and every cell is composed once, by the launcher
     or by its own process: composing each here too would take minutes for a thousand."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        launcher: Any = self.launcher
+        kind = type(launcher).__module__.split(".")[1]
+        if kind in ("hydra_submitit_launcher", "hydra_joblib_launcher"):
+            settings = launcher.params if hasattr(launcher, "params") else launcher.joblib
+            self.launcher = OthersLauncher(
+                config.hydra.runtime.choices["hydra/launcher"], dict(settings), config
+            )
+            self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass
