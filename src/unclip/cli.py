@@ -125,6 +125,24 @@ published distances, 50,000 samples of 2048 features. Writes bench.json into out
   unclip bench evaluation full=true
   unclip bench evaluation n=50000 features=2048 batch=500""",
     ),
+    "report": Verb(
+        "unclip.runs.report",
+        "sweeps, ablations and runs compared on one page, from local files",
+        """unclip report PATH... [metric=NAME,NAME] [baseline=CELL] [out=DIR] [format=html,md,csv,tex,png,svg]
+
+PATH is a sweep's record (outputs/sweeps/NAME.json), the results folder of a run, a training run, or a folder of them;
+several are compared. What differs only in the seed is one cell: means with 95% t-intervals over seeds, differences
+from the baseline (the first cell unless said) paired by seed and corrected for their number, curves over steps and
+wall time, samples from the same noise, settings that differ, cost; an ablation's claims with their verdicts. What
+is missing, running or failed is shown as that.
+
+metric= is a metric of metrics.json (fd, prdc.recall, nll) or of training (fd_n500, loss). Writes report.html, report.md,
+table.csv, table.tex and plots/ into outputs/reports/NAME.
+
+  unclip report outputs/sweeps/s0123abcd.json
+  unclip report outputs/demo outputs/linear metric=fd,prompt_consistency baseline=linear
+  unclip report outputs/demo/0123456789 outputs/demo/abcdef0123 format=html""",
+    ),
     "runs": Verb(
         "unclip.runs.runs",
         "the runs there are: list, compare, clean up",

@@ -43,7 +43,12 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if self.bar is None or now - self.shown < self.refresh_seconds:
+        if self.bar is None:
+            return
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its logger connector sets it
+        if trainer.global_step % every == 0:  # for curves over wall time
+            pl_module.log("train/seconds", now - self.started)
+        if now - self.shown < self.refresh_seconds:
             return
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
         images = len(batch["index"]) * trainer.world_size * trainer.accumulate_grad_batches

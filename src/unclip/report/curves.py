@@ -1,4 +1,4 @@
-"""Curves of a run's metrics.csv, drawn to PNG bytes."""
+"""Curves of a run's metrics.csv, over steps and over wall time, and the losses of a whole run drawn to PNG bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from unclip.report import figures
 
-Series = dict[str, list[tuple[int, float]]]  # metric -> (step, value)
+Series = dict[str, list[tuple[float, float]]]  # metric -> (step, value)
+SECONDS = "train/seconds"  # since this process began to train, logged beside the loss
 
 
 def read(path: Path) -> Series:
@@ -24,6 +25,34 @@ def read(path: Path) -> Series:
                 if value and name not in ("step", "epoch"):
                     series[name].append((step, float(value)))
     return series
+
+
+def over_minutes(series: Series, steps: float, seconds: float) -> Series:
+    """The series over minutes of training: by the logged seconds, which begin again where training went on after an
+    interruption; where none were logged, by `seconds` spread evenly over `steps`."""
+    clock, before, last = [(0.0, 0.0)], 0.0, 0.0
+    for step, value in series.get(SECONDS, []):
+        before += last if value < last else 0.0
+        last = value
+        clock.append((step + 1, before + value))
+    if len(clock) == 1 and steps:
+        clock.append((steps, seconds))
+    if len(clock) == 1:
+        return {}
+    return {
+        name: [(_interpolated(clock, step + 1) / 60, value) for step, value in points]
+        for name, points in series.items()
+    }
+
+
+def _interpolated(clock: list[tuple[float, float]], step: float) -> float:
+    """Seconds at a step: between its neighbours on the clock, beyond the last at its pace."""
+    (a, start), (b, end) = clock[-2:]
+    for i in range(1, len(clock)):
+        if step <= clock[i][0]:
+            (a, start), (b, end) = clock[i - 1], clock[i]
+            break
+    return start + (end - start) * (step - a) / (b - a) if b > a else end
 
 
 def losses(runs: Mapping[str, Path]) -> bytes:

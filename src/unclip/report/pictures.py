@@ -1,16 +1,19 @@
-"""Grids of small images with labels, as PNG. No plotting library: pixels stay pixels."""
+"""Grids of small images with labels, as PNG. No plotting library: pixels stay pixels. Imports no torch."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from unclip.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TILE = 72  # pixels an image is enlarged to, at least
 GAP = 4
@@ -33,8 +36,18 @@ def grid(
     images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
 ) -> Image.Image:
     """uint8 (N,C,H,W) in reading order, `columns` a row; a label left of each row, a heading above each column."""
-    scale = max(1, TILE // images.shape[-1])
-    height, width = images.shape[-2] * scale + GAP, images.shape[-1] * scale + GAP
+    return sheet([picture(image) for image in images], columns, rows, headings)
+
+
+def sheet(
+    images: Sequence[Image.Image],
+    columns: int,
+    rows: Sequence[str] | None = None,
+    headings: Sequence[str] | None = None,
+) -> Image.Image:
+    """The same of pictures of one size."""
+    scale = max(1, TILE // images[0].width)
+    height, width = images[0].height * scale + GAP, images[0].width * scale + GAP
     font = ImageFont.load_default(FONT_SIZE)
     count = -(-len(images) // columns)
     left = max((int(font.getlength(label)) + 3 * GAP for label in rows or []), default=0) + GAP
@@ -42,7 +55,7 @@ def grid(
     canvas = Image.new("RGB", (left + columns * width, top + count * height), PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, image in enumerate(images):
-        tile = picture(image).convert("RGB")
+        tile = image.convert("RGB")
         tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
         canvas.paste(tile, (left + i % columns * width, top + i // columns * height))
     for i, label in enumerate(rows or []):
@@ -56,6 +69,11 @@ def png(
     images: Tensor, columns: int, rows: Sequence[str] | None = None, headings: Sequence[str] | None = None
 ) -> bytes:
     """The same grid as PNG bytes."""
+    return as_png(grid(images, columns, rows, headings))
+
+
+def as_png(drawn: Image.Image) -> bytes:
+    """A picture as PNG bytes."""
     buffer = io.BytesIO()
-    grid(images, columns, rows, headings).save(buffer, format="PNG")
+    drawn.save(buffer, format="PNG")
     return buffer.getvalue()

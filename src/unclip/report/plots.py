@@ -1,0 +1,266 @@
+"""The figures of a report: a metric by cell, over two axes, and along training. Each function returns a matplotlib
+figure, also for notebooks; figures.py makes files of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from unclip.report import figures, measures
+from unclip.report.collect import Cell, Collection
+from unclip.report.curves import Series
+from unclip.report.sheets import Field
+
+MOST = 40  # bars of one figure
+LINES = 10  # of one panel of curves
+NUMBERS = 12  # rows or columns of a heat map up to which each field says its value
+BLUE, PALE, RED, GREY = "#3b6ea5", "#a9c1da", "#b03a2e", "#888888"
+COLOURS = (
+    "#3b6ea5",
+    "#d1702e",
+    "#3f8f5b",
+    "#a23b72",
+    "#7d6bb3",
+    "#8a6d3b",
+    "#2a9aa8",
+    "#c0392b",
+    "#555",
+    "#94a03c",
+)
+Band = tuple[list[float], list[float], list[float], list[float]]  # x, mean, lowest, highest
+
+
+def bars(collection: Collection, metric: str) -> Any:
+    """The mean of each cell with its 95% t-interval, each seed a dot, and what real images get; the best on top. A cell
+    of one seed is pale and has no interval. None where no cell has the metric."""
+    ranked = collection.ranked(metric)
+    if not ranked:
+        return None
+    shown = ranked[:MOST]
+    figure, (axis,) = figures.panels(1, 8.2, 1.3 + 0.34 * len(shown))
+    highest = max(max(cell.seeds(metric).values()) for cell in shown)
+    for y, cell in enumerate(shown):
+        values, found = list(cell.seeds(metric).values()), cell.estimate(metric)
+        axis.barh(y, found.mean, color=BLUE if found.n > 1 else PALE, height=0.66)
+        if found.n > 1:
+            half = found.high - found.mean
+            axis.errorbar(found.mean, y, xerr=half, color="#222", capsize=3, linewidth=1.2, zorder=3)
+            highest = max(highest, min(found.high, 2 * highest))
+        axis.plot(
+            values, [y] * len(values), "o", color="white", markeredgecolor="#222", markersize=4, zorder=4
+        )
+    _beside(axis, shown, metric)
+    measure = measures.measure(metric)
+    _floor(axis.axvline, collection, metric)
+    axis.set_yticks(range(len(shown)), [literal(cell.name) for cell in shown])
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    if highest > 0 and min(min(c.seeds(metric).values()) for c in shown) >= 0:
+        axis.set_xlim(0, 1.04 * highest)
+    of = f": the best {MOST} of {len(ranked)}" if len(ranked) > MOST else ""
+    axis.set_xlabel(literal(_said(measure)))
+    axis.set_title(f"mean and 95% interval over seeds{of}", fontsize=9, color="#555", loc="left")
+    _plain(axis)
+    figure.tight_layout()
+    return figure
+
+
+def heat(collection: Collection, metric: str) -> Any:
+    """Means over two axes, a panel for each combination of further ones; None where not two axes vary."""
+    axes = [name for name, values in collection.axes.items() if len(values) > 1]
+    means = {cell.name: cell.estimate(metric).mean for cell in collection.cells if cell.seeds(metric)}
+    if len(axes) < 2 or not means:
+        return None
+    axes.sort(key=lambda name: -len(collection.axes[name]))
+    down, across, *others = axes
+    facets = list(dict.fromkeys(tuple(cell.values.get(o, "") for o in others) for cell in collection.cells))
+    facets = facets[:4]
+    rows, columns = collection.axes[down], collection.axes[across]
+    width, height = max(3.2, 1.7 + 0.72 * len(columns)), 1.5 + 0.42 * len(rows)
+    figure, panels = figures.panels(len(facets), width, height)
+    limits = min(means.values()), max(means.values())
+    for panel, facet in zip(panels, facets, strict=True):
+        placed = {
+            (cell.values.get(down), cell.values.get(across)): cell
+            for cell in collection.cells
+            if tuple(cell.values.get(o, "") for o in others) == facet
+        }
+        field = [[placed.get((r, c)) for c in columns] for r in rows]
+        drawn = _field(panel, field, means, metric, limits)
+        panel.set_xticks(
+            range(len(columns)), [literal(c) for c in columns], rotation=30 if len(columns) > 4 else 0
+        )
+        panel.set_yticks(range(len(rows)), [literal(r) for r in rows])
+        panel.set(xlabel=literal(across), ylabel=literal(down))
+        panel.set_title(
+            literal(", ".join(f"{o} {v}" for o, v in zip(others, facet, strict=True))), fontsize=9
+        )
+        figure.colorbar(drawn, ax=panel, shrink=0.85)
+    figure.suptitle(literal(_said(measures.measure(metric))), fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def curves(
+    collection: Collection,
+    series: Mapping[str, Mapping[str, tuple[Series, Series]]],
+    names: Sequence[str],
+    title: str = "",
+) -> Any:
+    """Each of `names` along training, over steps above and over wall time below: the mean of a cell's seeds, its band
+    from their lowest to their highest. series: cell -> seed -> (over steps, over minutes)."""
+    names = [n for n in names if any(n in s[0] for seeds in series.values() for s in seeds.values())]
+    if not names:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogFormatter
+
+    figure, grid = pyplot.subplots(2, len(names), figsize=(4.6 * len(names), 6.2), squeeze=False)
+    for row, along in enumerate(("step", "minutes")):
+        for axis, name in zip(grid[row], names, strict=True):
+            for number, (cell, seeds) in enumerate(series.items()):
+                found = band([dict(one[row]).get(name, []) for one in seeds.values()])
+                if not found[0]:
+                    continue
+                colour = COLOURS[number % len(COLOURS)]
+                mark = "o" if len(found[0]) < 3 else None
+                axis.plot(found[0], found[1], color=colour, linewidth=1.5, marker=mark, label=literal(cell))
+                axis.fill_between(found[0], found[2], found[3], color=colour, alpha=0.16, linewidth=0)
+            axis.set(xlabel=along, ylabel=literal(measures.measure(name).label))
+            if all(line.get_ydata().min() > 0 for line in axis.lines if len(line.get_ydata())):
+                axis.set_yscale("log")
+                for at in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                    at(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+            _plain(axis)
+            axis.grid(alpha=0.25, which="both")
+    handles, labels = max(
+        (axis.get_legend_handles_labels() for axis in grid.flat), key=lambda found: len(found[1])
+    )
+    across = max(1, min(len(labels), round(1.5 * len(names)) + 1))
+    lines = math.ceil(len(labels) / across)
+    top = 1 - (0.3 + 0.17 * lines) / figure.get_size_inches()[1]
+    figure.legend(
+        handles,
+        labels,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.972),
+        ncols=across,
+        frameon=False,
+        fontsize=8,
+    )
+    figure.suptitle(literal(title), fontsize=10, y=0.995)
+    figure.tight_layout(rect=(0, 0, 1, top))
+    return figure
+
+
+def band(seeds: Sequence[Sequence[tuple[float, float]]]) -> Band:
+    """Mean, lowest and highest over seeds at every x that one of them has, as far as all of them go; between its points
+    a seed's value is interpolated. A seed without points counts for nothing."""
+    seeds = [sorted(points) for points in seeds if points]
+    if not seeds:
+        return [], [], [], []
+    first, last = max(points[0][0] for points in seeds), min(points[-1][0] for points in seeds)
+    xs = sorted({x for points in seeds for x, _ in points if first <= x <= last})
+    columns = [[_at(points, x) for points in seeds] for x in xs]
+    return xs, [math.fsum(c) / len(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]
+
+
+def literal(text: str) -> str:
+    """A text from data for matplotlib, which takes what stands between dollars for a formula."""
+    return text.replace("\\", "\\\\").replace("$", r"\$") if "$" in text else text
+
+
+def _at(points: Sequence[tuple[float, float]], x: float) -> float:
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= x <= x1 and x1 > x0:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return points[0][1] if x <= points[0][0] else points[-1][1]
+
+
+def _beside(axis: Any, shown: Sequence[Cell], metric: str) -> None:
+    """Each mean in numbers, in a column right of the bars."""
+    for y, cell in enumerate(shown):
+        found = cell.estimate(metric)
+        axis.annotate(
+            Field(found, False).text + ("  one seed" if found.n == 1 else ""),
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color="#333" if found.n > 1 else GREY,
+        )
+
+
+def _field(
+    panel: Any,
+    field: Sequence[Sequence[Cell | None]],
+    means: Mapping[str, float],
+    metric: str,
+    limits: tuple[float, float],
+) -> Any:
+    """The means as colours, darker is better; what has none says why."""
+    matrix = [[means.get(cell.name, math.nan) if cell else math.nan for cell in row] for row in field]
+    better = measures.measure(metric).better
+    drawn = panel.imshow(
+        matrix,
+        cmap="Blues_r" if better == "lower" else "Blues",
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect="auto",
+    )
+    panel.set_facecolor("#eee")
+    if max(len(matrix), len(matrix[0])) > NUMBERS:
+        return drawn
+    for y, row in enumerate(field):
+        for x, cell in enumerate(row):
+            value = matrix[y][x]
+            if math.isnan(value):
+                panel.text(x, y, _without(cell), ha="center", va="center", fontsize=8, color=RED)
+                continue
+            share = (value - limits[0]) / (limits[1] - limits[0] or 1)
+            dark = (1 - share if better == "lower" else share) > 0.55
+            panel.text(
+                x,
+                y,
+                measures.number(value),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "#222",
+            )
+    return drawn
+
+
+def _without(cell: Cell | None) -> str:
+    if cell is None:
+        return "none"
+    states = {t.state for t in cell.trials if not t.finished}
+    return next((w for s, w in (("failed", "failed"), ("live", "running")) if s in states), "missing")
+
+
+def _floor(line: Callable[..., Any], collection: Collection, metric: str) -> None:
+    """What real images get, where all cells agree about it."""
+    at = {t.metrics.get(measures.measure(metric).floor) for t in collection.trials if t.finished} - {None}
+    if len(at) == 1:
+        (value,) = at
+        drawn = line(
+            value,
+            color=RED,
+            linewidth=1.1,
+            linestyle="--",
+            label=f"real images: {measures.number(value or 0)}",
+        )
+        drawn.axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _said(measure: measures.Measure) -> str:
+    return measure.label + (f" ({measure.better} is better)" if measure.better else "")
+
+
+def _plain(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8.5)
