@@ -65,6 +65,22 @@ dry_run=true says what would be done.
   unclip train stage=prior --cfg job          print the configuration and stop
   unclip train --config-dir=my_conf stage=clip model=clip/mine""",
     ),
+    "ablate": Verb(
+        "unclip.runs.ablate",
+        "a whole ablation of a paper: runs what is missing, then the report",
+        """unclip ablate NAME [budget=smoke|small|full] [seeds=0,1,2] [n_jobs=N] [overrides of every cell]
+unclip ablate --list
+
+NAME (conf/ablation/NAME.yaml) says what is compared, by which metrics, and what the paper claims. Each cell is an
+`unclip run` with each of the same seeds; what is finished is reused, and shared stages are trained once. The report
+says for each claim whether our seeds bear it out. The same command again goes on; retry=true tries failed runs again,
+dry_run=true says what would be done. --list shows all ablations and what is done of them.
+
+  unclip ablate --list
+  unclip ablate iddpm_schedule budget=smoke
+  unclip ablate iddpm_schedule budget=small seeds=0,1,2,3,4 n_jobs=2
+  unclip ablate iddpm_schedule budget=small decoder.trainer.max_steps=2000""",
+    ),
     "sample": Verb(
         "unclip.runs.sample",
         "text -> pictures, with a trained experiment",

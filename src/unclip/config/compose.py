@@ -34,6 +34,7 @@ SCHEMAS = {
     "sample": schema.Generate,
     "evaluate": schema.Evaluate,
     "schedules": schema.Compare,
+    "ablate": schema.Ablate,
     "bench_evaluation": schema.BenchEvaluation,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"

@@ -6,7 +6,7 @@ key that equals it does not enter a run's signature. Defaults that may change li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 
@@ -79,6 +79,38 @@ class Evaluate(Generate):
     kid_subsets: Annotated[int, "kid_subsets >= 2"] = 100
     kid_subset_size: Annotated[int | None, "kid_subset_size >= 2"] = None
     nll_steps: Annotated[int | None, "nll_steps >= 1"] = 50
+
+
+@dataclass
+class Ablate:
+    """conf/ablate.yaml: one of the ablations with a budget."""
+
+    budget: str
+    budgets: Any
+    paths: Any
+    seeds: list[int] | None = None
+    n_jobs: Annotated[int | None, "n_jobs >= 1"] = None
+    jobs_per_gpu: Annotated[int, "jobs_per_gpu >= 1"] = 1
+    retry: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class Ablation:
+    """conf/ablation/NAME.yaml: cells to compare, and what a paper says of them. axes, by key a list of values each, or
+    cells, by name a list of overrides each; seed_key: what the training seeds are given to."""
+
+    title: str
+    metrics: list[str]
+    paper: str = ""
+    overrides: list[str] = field(default_factory=list)
+    axes: Any = field(default_factory=dict)
+    cells: Any = field(default_factory=dict)
+    baseline: str | None = None
+    seed_key: str = "seed"
+    budgets: Any = field(default_factory=dict)
+    claims: Any = field(default_factory=list)
+    published: Any = field(default_factory=list)
 
 
 @dataclass

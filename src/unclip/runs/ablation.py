@@ -1,0 +1,185 @@
+"""Ablations as their files say them, conf/ablation/NAME.yaml: read, checked, and multiplied out to cells and seeds.
+
+Composes nothing, so that all of them are looked at in no time; what is run is ablate.py's. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from unclip.config import schema, targets
+from unclip.config.compose import config_folder, options, own_folder
+from unclip.config.problems import Problem, Problems
+from unclip.config.schema import Ablation
+from unclip.evaluate import catalogue
+from unclip.report.statistics import parse
+
+OF_A_BUDGET = ("experiment", "seeds", "overrides", "cells")
+IN_RECORD = ("title", "paper", "baseline", "seed_key", "metrics", "claims", "published")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An ablation with a budget: the cells by name, each with the values of its axes and its own overrides."""
+
+    name: str
+    budget: str
+    ablation: Ablation
+    experiment: str
+    seeds: list[int]
+    overrides: list[str]  # of every cell
+    cells: dict[str, tuple[dict[str, str], list[str]]]
+
+    def runs(self, more: list[str] | None = None) -> Iterator[tuple[dict[str, str], list[str]]]:
+        """(what it is called, the overrides of its `unclip run`) of each cell with each seed, the same for all."""
+        for cell, seed in itertools.product(self.cells, self.seeds):
+            values, own = self.cells[cell]
+            said = {"cell": cell, "seed": str(seed), **values}
+            base = [f"experiment={self.experiment}", *self.overrides, *(more or []), *own]
+            yield said, [*base, f"{self.ablation.seed_key}={seed}"]
+
+    @property
+    def in_record(self) -> dict[str, Any]:
+        """What a sweep's record says of it."""
+        said = asdict(self.ablation)
+        return {"name": self.name, "budget": self.budget, **{k: said[k] for k in IN_RECORD}}
+
+
+def read(name: str) -> Ablation:
+    """The ablation of this name. Raises Problems: all that is wrong with its file."""
+    possible = options("ablation")
+    if name not in possible:
+        near = _near(name, possible)
+        raise Problems([Problem("", None, f"{name} is no ablation{near}; possible: {', '.join(possible)}")])
+    folders = [folder / "ablation" for folder in (own_folder(), config_folder()) if folder]
+    path = next(p for f in folders if (p := f / f"{name}.yaml").is_file())
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise Problems([Problem(str(path), None, " ".join(str(error).split()))]) from None
+    if not isinstance(found, dict):
+        raise Problems([Problem(str(path), None, "holds no mapping of title, metrics, cells, ...")])
+    found = {key: value for key, value in found.items() if value is not None}
+    if isinstance(found.get("baseline"), int | float):
+        found["baseline"] = as_text(found["baseline"])
+    if wrong := [*_fields(found)] or [*_content(Ablation(**found))]:
+        raise Problems([Problem(f"{path.name}: {p.key}", p.given, p.why) for p in wrong])
+    return Ablation(**found)
+
+
+def cells_of(ablation: Ablation) -> dict[str, tuple[dict[str, str], list[str]]]:
+    """By name the values of its axes and the overrides of each cell; of axes the names are made of the values."""
+    if ablation.cells:
+        return {str(name): ({}, list(lines or [])) for name, lines in ablation.cells.items()}
+    keys, found = list(ablation.axes), {}
+    for point in itertools.product(*ablation.axes.values()):
+        values = dict(zip(keys, map(as_text, point), strict=True))
+        name = " ".join(text.rpartition("/")[2].rpartition("=")[2] for text in values.values())
+        found[name] = values, [f"{key}={text}" for key, text in values.items()]
+    return found
+
+
+def planned(name: str, ablation: Ablation, request: Mapping[str, Any]) -> Planned:
+    """With the budget and the seeds of a request of `ablate`. Raises Problems."""
+    budget, presets = request["budget"], request["budgets"]
+    possible = [*presets, *(b for b in ablation.budgets if b not in presets)]
+    if budget not in possible:
+        why = f"no such budget{_near(str(budget), possible)}; possible: {', '.join(possible)}"
+        raise Problems([Problem("budget", budget, why)])
+    chosen = {**presets.get(budget, {}), **(ablation.budgets.get(budget) or {})}
+    seeds: list[int] = request["seeds"] or chosen.get("seeds") or []
+    problems = []
+    if not chosen.get("experiment"):
+        problems.append(Problem(f"budgets.{budget}.experiment", None, "is not set"))
+    if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(s, int) and s >= 0 for s in seeds):
+        problems.append(Problem("seeds", seeds, "must be a list of different whole numbers: seeds=[0,1,2]"))
+    if problems:
+        raise Problems(problems)
+    cells = cells_of(ablation)
+    if chosen.get("cells"):
+        cells = {str(c): cells[str(c)] for c in chosen["cells"]}
+    overrides = [*ablation.overrides, *(chosen.get("overrides") or [])]
+    return Planned(name, budget, ablation, chosen["experiment"], seeds, overrides, cells)
+
+
+def as_text(value: Any) -> str:
+    """A value of YAML as one would type it in an override."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _fields(found: dict[Any, Any]) -> Iterator[Problem]:
+    accepted = targets.parameters(f"{schema.__name__}.Ablation") or {}
+    for key, value in found.items():
+        if key not in accepted:
+            yield Problem(
+                str(key), None, f"no such key{_near(str(key), accepted)}; it has: {', '.join(accepted)}"
+            )
+        elif why := accepted[key].check(value):
+            yield Problem(key, value, why)
+    for key, parameter in accepted.items():
+        if parameter.default is targets.REQUIRED and key not in found:
+            yield Problem(key, None, "is not set")
+
+
+def _content(ablation: Ablation) -> Iterator[Problem]:
+    if bool(ablation.axes) == bool(ablation.cells):
+        yield Problem("axes", None, "either axes or cells must say what the cells are, not both")
+        return
+    if wrong := [
+        key for key, values in (ablation.axes or {}).items() if not isinstance(values, list) or not values
+    ]:
+        yield Problem(f"axes.{wrong[0]}", None, "must be a list of values")
+        return
+    names = list(cells_of(ablation))
+    count = 1
+    for values in (ablation.axes or {}).values():
+        count *= len(values)
+    if ablation.axes and len(names) < count:
+        yield Problem("axes", None, f"{count} combinations have only {len(names)} names: name them in cells")
+    for name in names:
+        if set("<>") & set(name):
+            yield Problem("cells", name, "a name has no < or >: claims compare with them")
+    for where, name in _named(ablation):
+        if name not in names:
+            yield Problem(where, name, f"is no cell{_near(name, names)}; possible: {', '.join(names)}")
+    for i, claim in enumerate(ablation.claims):
+        try:
+            parse(claim["claim"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield Problem(f"claims[{i}]", None, str(error))
+    claimed = [str(c["metric"]) for c in ablation.claims if isinstance(c, dict) and "metric" in c]
+    heads = [metric.split(".")[0] for metric in [*ablation.metrics, *claimed]]
+    for name, why in catalogue.wrong_names(dict.fromkeys(heads)):
+        yield Problem("metrics", name, why)
+    for budget, one in ablation.budgets.items():
+        for key in one or {}:
+            if key not in OF_A_BUDGET:
+                yield Problem(f"budgets.{budget}", key, f"no such key; it has: {', '.join(OF_A_BUDGET)}")
+
+
+def _named(ablation: Ablation) -> Iterator[tuple[str, str]]:
+    """(where, name) of every cell that the file speaks of."""
+    if ablation.baseline is not None:
+        yield "baseline", ablation.baseline
+    for i, claim in enumerate(ablation.claims):
+        try:
+            pairs = parse(claim["claim"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        yield from ((f"claims[{i}]", name) for left, _, right in pairs for name in (left, right))
+    for i, published in enumerate(ablation.published):
+        yield from ((f"published[{i}]", str(name)) for name in published.get("values") or {})
+    for budget, one in ablation.budgets.items():
+        yield from ((f"budgets.{budget}.cells", str(name)) for name in (one or {}).get("cells") or [])
+
+
+def _near(given: str, possible: Any) -> str:
+    close = difflib.get_close_matches(given, list(possible), 1, 0.5)
+    return f"; nearest: {close[0]}" if close else ""
