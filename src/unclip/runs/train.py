@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.runs import process
+from unclip.runs import measure, process
 from unclip.runs.cells import described, plan
 from unclip.runs.multirun import hydra_main, multirun
 from unclip.runs.store import Run, age, typed
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         print(described(*plan([overrides], [])))
         return DONE
     if run.state == "finished":
-        return _finished(run)
+        return _finished(run, {**config, "experiment": composed.experiment})
     for stage, (upstream, upstream_overrides) in upstreams.items():
         if upstream.state != "finished":
             print(
@@ -54,7 +54,7 @@ def start(run: Run, config: dict[str, Any], command: str) -> int:
         time.sleep(process.WAIT_SECONDS)
         state, waited = run.state, True
     if state == "finished":
-        return _finished(run)
+        return _finished(run, config)
     if state == "live":
         holder = run.status.get("pid", "unknown")
         print(
@@ -76,7 +76,13 @@ def start(run: Run, config: dict[str, Any], command: str) -> int:
     return DONE
 
 
-def _finished(run: Run) -> int:
+def _finished(run: Run, config: dict[str, Any]) -> int:
+    if measure.lacks(run, config):
+        print(
+            f"finished {age(run.status.get('finished'))}: measures what it lacks, trains nothing", flush=True
+        )
+        measure.ask(run, config)
+        process.become("unclip.runs.measure", str(run.folder))
     metrics = ", ".join(f"{k} {v:.4g}" for k, v in sorted(run.status.get("metrics", {}).items()))
     print(f"finished {age(run.status.get('finished'))}, nothing to do{': ' + metrics if metrics else ''}")
     print(f"run: {run.folder}")

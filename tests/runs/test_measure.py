@@ -1,0 +1,77 @@
+"""A finished run that is asked for other final metrics measures its weights: the same numbers as if asked at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import SMALL
+
+from unclip.runs.measure import lacks
+from unclip.runs.store import Run
+
+RANDOM = {"_target_": "unclip.evaluate.extractors.RandomExtractor"}
+
+
+def asked(n_final: int = 8, kid: bool = False, consistency: bool = True, seed: int = 0) -> dict[str, Any]:
+    fid = {"n_final": n_final, "kid": kid, "consistency": consistency}
+    return {"callbacks": {"fid": fid}, "extractor": {**RANDOM, "seed": seed}}
+
+
+@pytest.mark.parametrize(
+    ("config", "wanting"),
+    [
+        (asked(), False),
+        (asked(consistency=False), False),
+        (asked(kid=True), True),
+        (asked(seed=1), True),
+        (asked(16), True),
+        (asked(4, consistency=False), False),  # measured at an earlier time
+        (asked(0, seed=1), False),
+        ({"callbacks": {"fid": None}}, False),
+        ({"callbacks": None, "extractor": RANDOM}, False),
+    ],
+)
+def test_what_a_run_lacks(tmp_path: Path, config: dict[str, Any], wanting: bool) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(asked()))
+    run = Run(tmp_path)
+    run.mark("finished", metrics={"val/fd_n8": 1.0, "val/fd_n4": 1.0})
+    assert lacks(run, config) is wanting
+
+
+def test_metrics_are_added_to_a_finished_run_without_training(
+    unclip: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    few = [o for o in SMALL["decoder"] if not o.startswith("logger")]
+    few += ["logger=csv", "trainer.max_steps=3"]
+    more = [*few, "callbacks.fid.n_final=12", "callbacks.fid.kid=true"]
+    assert unclip("train", *more).returncode == 0
+    (path,) = tmp_path.glob("outputs/default/*/status.json")
+    run = Run(path.parent)
+    at_once, weights = run.status["metrics"], run.weights.stat().st_mtime_ns
+    wanted = {k: v for k, v in at_once.items() if k.endswith("_n12")}
+    assert {"val/fd_n12", "val/kid_n12"} <= wanted.keys()
+
+    # as if it had been asked for less
+    run.mark("finished", metrics={k: v for k, v in at_once.items() if k not in wanted})
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config["callbacks"]["fid"] |= {"n_final": 8, "kid": False}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    again = unclip("train", *more)
+    assert again.returncode == 0, again.stderr
+    assert "trains nothing" in again.stdout
+    assert again.stdout.strip().splitlines()[-1].startswith("run: ")
+    assert run.status["metrics"] == pytest.approx(at_once, rel=1e-6)
+    assert run.status["state"] == "finished"
+    assert run.weights.stat().st_mtime_ns == weights
+    with (run.folder / "metrics.csv").open() as lines:
+        last = list(csv.DictReader(lines))[-1]
+    assert float(last["val/kid_n12"]) == pytest.approx(wanted["val/kid_n12"], rel=1e-6)
+    assert json.loads(last["step"]) == 3
+    assert "nothing to do" in unclip("train", *more).stdout
