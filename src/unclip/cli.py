@@ -58,10 +58,14 @@ a GPU; hydra.launcher.jobs_per_gpu=N), and leaves a record, outputs/sweeps/NAME.
 command). The same command again goes on: finished runs are skipped, failed ones named, and tried again with retry=true.
 dry_run=true says what would be done.
 
+On a cluster hydra/launcher=submitit_slurm makes a Slurm job of each, a task a device; hydra.launcher.partition and so on
+say the rest. Ctrl-C then ends the waiting, not the jobs, and the same command waits for them again.
+
   unclip train stage=decoder schedule=linear objective=v seed=3
   unclip train experiment=demo/decoder trainer.max_steps=2000
   unclip train stage=decoder schedule=linear dry_run=true         what state it is in, how long it may take
   unclip train -m stage=decoder schedule=linear,cosine objective=eps,x0,v trainer.max_steps=20
+  unclip train -m stage=decoder seed=0,1,2 hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
   unclip train stage=prior --cfg job          print the configuration and stop
   unclip train --config-dir=my_conf stage=clip model=clip/mine""",
     ),
