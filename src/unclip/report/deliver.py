@@ -21,6 +21,9 @@ from unclip.runs.process import stop_at_once_when_asked
 from unclip.runs.store import Run, provenance
 from unclip.runs.trained import Trained, load
 
+# what samples depend on
+DECIDING = ("seed", "sampler", "guidance", "steps", "rerank", "prior", "prior_guidance")
+
 
 def main(folder: str) -> int:
     """Sample, evaluate, report; a failure is said in one line, and stands in status.json."""
@@ -45,7 +48,7 @@ def _failed(out: Path, why: str) -> int:
 
 def _deliver(out: Path) -> None:
     record = json.loads((out / "request.json").read_text(encoding="utf-8"))
-    sampling, evaluating = record["sample"], record["evaluate"]
+    sampling, evaluating = _sampling(record), record["evaluate"]
     trained = load({**sampling, "run": str(out)})
     prompts = sampling["prompts"] or trained.data.captions
     drawn = samples.draw(trained, prompts, sampling["per_prompt"], sampling["seed"])
@@ -54,14 +57,19 @@ def _deliver(out: Path) -> None:
         samples.write_denoising(
             trained, prompts[: sampling["denoising"]], sampling["seed"], out / "denoising.png"
         )
-    deciding = ("seed", "sampler", "guidance", "steps", "rerank", "prior", "prior_guidance")
-    same = all(sampling.get(k) == evaluating.get(k) for k in deciding)
+    same = all(sampling.get(k) == evaluating.get(k) for k in DECIDING)
     judged = trained if same else load({**evaluating, "run": str(out)})
     measured = metrics.measure(judged, evaluating, drawn if same else None)
     write_json(out / "metrics.json", measured)
     _page(out, record, trained, measured)
     write_json(out / "pipeline.json", record)
     (out / "request.json").unlink()
+
+
+def _sampling(record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the pictures: those of what is measured, where the request for pictures has none of its own."""
+    sampling, evaluating = record["sample"], record["evaluate"]
+    return {**sampling, **{k: evaluating.get(k) for k in DECIDING if sampling.get(k) is None}}
 
 
 def _page(out: Path, record: dict[str, Any], trained: Trained, measured: dict[str, Any]) -> None:
