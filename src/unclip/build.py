@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,7 +19,7 @@ from unclip.data.cache import locked
 from unclip.data.embeddings import Embeddings
 from unclip.data.fingerprint import fingerprint, module_fingerprint
 from unclip.data.module import ImageTextData
-from unclip.data.tokenizer import ByteTokenizer
+from unclip.data.tokenizer import ByteTokenizer, Tokenizer
 from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
 from unclip.lit.candidates import Prior
@@ -48,20 +49,42 @@ def data(config: Config) -> ImageTextData:
     return module
 
 
-def net(config: Config, source: ImageTextData, clip: CLIP | None = None) -> nn.Module:
-    """The untrained net of a run; what it must know of the data and of the CLIP below it is supplied here."""
-    tokenizer = ByteTokenizer()
+def tokenizer(config: Config, source: ImageTextData, saved: str | None = None) -> Tokenizer:
+    """The tokenizer of a configuration: as it was saved with trained weights, else learned from the training captions,
+    where there is something to learn."""
+    node = config.get("tokenizer")
+    if not node:
+        return ByteTokenizer()  # a run from before there was a choice
+    if "captions" not in (targets.parameters(node["_target_"]) or {}):
+        made: Tokenizer = make(node)
+        return made
+    train = source.split("train")
+    captions = [train.captions[i] for i in train.caption_ids.unique().tolist()] if saved is None else None
+    learned: Tokenizer = make(node, captions=captions, saved=saved)
+    return learned
+
+
+def net(
+    config: Config, source: ImageTextData, clip: CLIP | None = None, saved_tokenizer: str | None = None
+) -> nn.Module:
+    """The untrained net of a run; what it must know of the data and of the CLIP below it is supplied here. A CLIP
+    carries its tokenizer."""
     known: dict[str, Any] = {
         "image_size": source.image_size,
         "image_channels": source.image_channels,
         "num_classes": len(source.class_names),
-        "vocabulary": tokenizer.vocabulary,
-        "context_length": tokenizer.length,
     }
+    words = None
     if clip is not None:
         known |= {"embedding_dim": clip.embedding_dim, "token_width": clip.token_width}
+        known["context_length"] = clip.tokenizer.length
+    elif "vocabulary" in (targets.parameters(config["model"]["_target_"]) or {}):
+        words = tokenizer(config, source, saved_tokenizer)
+        known |= {"vocabulary": words.vocabulary, "context_length": words.length}
     torch.manual_seed(key(config["seed"], "initial weights"))
     made: nn.Module = make(config["model"], **_wanted(config["model"], known))
+    if isinstance(made, CLIP) and words is not None:
+        made.tokenizer = words
     schedule = part(config["schedule"]) if config.get("schedule") else None
     if isinstance(schedule, nn.Module):  # a learned one is trained, averaged and saved as a part of the net
         made.schedule = schedule
@@ -76,7 +99,9 @@ def _wanted(node: Config, known: dict[str, Any]) -> dict[str, Any]:
 
 def trained_net(run: Run, source: ImageTextData, clip: CLIP | None = None) -> nn.Module:
     """The net of a finished run with its final weights, frozen and in eval mode."""
-    loaded = net(run.config, source, clip)
+    with safe_open(run.weights, framework="pt") as file:
+        saved = (file.metadata() or {}).get("tokenizer")
+    loaded = net(run.config, source, clip, saved)
     loaded.load_state_dict(load_file(run.weights))
     return loaded.eval().requires_grad_(False)
 
@@ -84,7 +109,8 @@ def trained_net(run: Run, source: ImageTextData, clip: CLIP | None = None) -> nn
 def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
     """The frozen CLIP that a prior or decoder is trained on top of."""
     if config["clip"] == "random":
-        frozen = net(compose("train", ["stage=clip"]).config, source).eval().requires_grad_(False)
+        untrained = {**compose("train", ["stage=clip"]).config, "tokenizer": config.get("tokenizer")}
+        frozen = net(untrained, source).eval().requires_grad_(False)
     else:
         frozen = trained_net(only(config["clip"], config["paths"]["outputs"]), source)
     assert isinstance(frozen, CLIP)
@@ -99,7 +125,7 @@ def evaluation_clip(run: str, outputs: str = "outputs") -> EvaluationClip:
     source = data(found.config)
     clip = trained_net(found, source)
     assert isinstance(clip, CLIP)
-    return EvaluationClip(clip, source.image_size, source.image_channels)
+    return EvaluationClip(clip, source.image_size, source.image_channels, clip.tokenizer)
 
 
 def named_data(name: str, folder: str = "data") -> ImageTextData:
@@ -112,7 +138,7 @@ def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
     on_gpu = torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu"
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
     with locked(cache(config)):  # one rank computes, the others read
-        return Embeddings.load(clip.to(device), ByteTokenizer(), source, cache(config))
+        return Embeddings.load(clip.to(device), clip.tokenizer, source, cache(config))
 
 
 def prior_samples(config: Config, clip: CLIP, source: ImageTextData, true: Embeddings) -> Embeddings:
@@ -138,13 +164,17 @@ def cache(config: Config) -> Path:
 def stage(config: Config, source: ImageTextData) -> Stage:
     """The LightningModule of a run, untrained."""
     clip = upstream_clip(config, source) if config.get("clip") else None
-    known: dict[str, Any] = {"tokenizer": ByteTokenizer(), "captions": source.captions}
+    made = net(config, source, clip)
+    known: dict[str, Any] = {"captions": source.captions}
+    if isinstance(made, CLIP):
+        known["tokenizer"] = made.tokenizer
+    known["embeddings"] = None
     if clip is not None:
         known["embeddings"] = embeddings(config, clip, source)
         known["caption_ids"] = source.split("train").caption_ids
         if config.get("prior"):
             known["embeddings"] = prior_samples(config, clip, source, known["embeddings"])
-    return module(config, net(config, source, clip), **known)
+    return module(config, made, **known)
 
 
 def module(config: Config, net: nn.Module, **known: Any) -> Stage:

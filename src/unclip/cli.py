@@ -191,8 +191,14 @@ being trained, one whose files cannot be read, or one that another run or a resu
         "fetch a data set, or say what is in it",
         """unclip data fetch|info NAME [overrides]
 
-  unclip data fetch fashion_mnist
-  unclip data info fashion_mnist paths.data=/data""",
+fetch gets and verifies the files of a data set. info also says what is in it: licence, splits, captions (how many, how
+long in tokens, how many are truncated), and writes sixteen pictures with their captions to outputs/data/NAME.png.
+
+  unclip data fetch emoji
+  unclip data info fashion_mnist paths.data=/data
+  unclip data info emoji tokenizer=bpe
+  unclip data info image_folder data.path=my_pictures data.image_size=128
+  unclip data info huggingface data.path=my_set data.image=image data.caption=text""",
     ),
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unclip.data.embeddings import image_features, text_features
 from unclip.data.images import to_uint8
-from unclip.data.tokenizer import ByteTokenizer
+from unclip.data.tokenizer import Tokenizer
 from unclip.diffusion.sample import Callback
 from unclip.lit.candidates import Prior
 from unclip.lit.decoder import DecoderModule
@@ -36,7 +36,7 @@ class UnCLIP:
     clip: CLIP
     prior: Prior | None
     decoder: DecoderModule
-    tokenizer: ByteTokenizer
+    tokenizer: Tokenizer
     sampler: Sampler | None = None
     rerank: int | None = None
     prior_guidance: float | None = None

@@ -20,6 +20,7 @@ SUPPLIED = {
     "unclip.nets.autoregressive": {"embedding_dim", "token_width", "context_length"},
     "unclip.nets.decoder": {"image_size", "image_channels", "embedding_dim", "token_width"},
     "unclip.nets.classifier": {"image_channels", "num_classes"},
+    "unclip.nets.flowers": {"image_size", "image_channels"},
     "unclip.nets.contrastive": {"image", "text", "caption", "logit_scale"},
     "unclip.lit.optim": {"net", "total_steps"},
     "unclip.lit": {
@@ -40,6 +41,7 @@ SUPPLIED = {
     "unclip.diffusion.weighting": {"log_snr", "objective", "density", "scale"},
     "unclip.diffusion.sample": {"denoise", "x", "grid", "cond", "noise", "callback", "variance"},
     "unclip.data": {"seed"},
+    "unclip.data.bpe": {"captions", "saved"},
     "unclip.callbacks": {"folder", "source", "extractor", "cache", "path"},
 }
 
@@ -72,6 +74,7 @@ GROUPS = (
     "sampler",
     "optim",
     "data",
+    "tokenizer",
     "model",
     "stage",
     "extractor",

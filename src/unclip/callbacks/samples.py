@@ -23,14 +23,15 @@ BATCH = 100
 
 def decoded(trainer: Trainer, module: DecoderModule, source: ImageTextData, indices: Sequence[int]) -> Tensor:
     """uint8 (n,C,H,W): validation images by number, through embedding and decoder, averaged weights, keyed noise."""
-    assert module.embeddings is not None
     split = source.split("validation")
     parts = []
     with averaged(trainer, module):
         for chunk in torch.tensor(list(indices)).split(BATCH):
             on_device = chunk.to(module.device)
-            text = module.embeddings.captions(split.caption_ids[chunk].to(module.device))
-            cond = module.condition(module.embeddings.image["validation"][on_device], text)
+            cond = {}
+            if module.embeddings is not None:  # else the decoder is unconditional
+                text = module.embeddings.captions(split.caption_ids[chunk].to(module.device))
+                cond = module.condition(module.embeddings.image["validation"][on_device], text)
             parts.append(to_uint8(module.sample(cond, chunk, key(module.seed, "watch"))).cpu())
     return torch.cat(parts)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from unclip.config import targets
 from unclip.config.problems import Problem
 
 Config = dict[str, Any]
@@ -26,10 +27,22 @@ def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) ->
                 group, choices.get(group), f"is not an objective of stage {stage}, whose own is {_name(own)}"
             )
     own, given = base["model"], config.get("model")
-    if not isinstance(given, dict) or _module(own) != _module(given):
+    here = str(choices.get("model")).startswith(f"{stage}/")  # the stage's other nets may be in other modules
+    if not isinstance(given, dict) or (_module(own) != _module(given) and not here):
         yield Problem(
             "model", choices.get("model"), f"is not a model of stage {stage}; possible: {stage}/..."
         )
+
+
+def _unconditional(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """A decoder that takes no embeddings has no CLIP below it, and any other has one."""
+    if choices["stage"] != "decoder":
+        return
+    conditional = "embedding_dim" in (targets.parameters(config["model"]["_target_"]) or {})
+    if conditional and not config.get("clip"):
+        yield Problem("clip", "null", f"model={choices['model']} is told embeddings: auto, a run of one, or random")
+    elif not conditional and config.get("clip"):
+        yield Problem("clip", config["clip"], f"model={choices['model']} is unconditional: clip=null")
 
 
 def _module(node: Config) -> str:
@@ -234,6 +247,7 @@ RULES = (
     _likelihood,
     _learned_schedule,
     _prior_samples,
+    _unconditional,
     _hardware,
 )
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not

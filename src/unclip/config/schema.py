@@ -19,6 +19,7 @@ class Train:
     trainer: Any
     optim: Any
     model: Any
+    tokenizer: Any = None
     schedule: Any = None
     objective: Any = None
     weighting: Any = None

@@ -18,7 +18,7 @@ from unclip.data.fingerprint import fingerprint, module_fingerprint
 from unclip.data.image_text import Split
 from unclip.data.images import to_float
 from unclip.data.module import ImageTextData
-from unclip.data.tokenizer import ByteTokenizer
+from unclip.data.tokenizer import Tokenizer
 from unclip.progress import Bar
 from unclip.randomness import key
 
@@ -49,7 +49,7 @@ class Embeddings:
     def load(
         cls,
         clip: nn.Module,
-        tokenizer: ByteTokenizer,
+        tokenizer: Tokenizer,
         data: ImageTextData,
         folder: str | Path,
         splits: Sequence[Split] = ("train", "validation"),
@@ -58,7 +58,7 @@ class Embeddings:
         there.
 
         A file's name is the hash of all that its content depends on: the CLIP's weights and settings, the
-        images of the split, the captions and the tokenizer's length. A damaged file is named and replaced.
+        images of the split, the captions and the tokenizer. A damaged file is named and replaced.
         """
         folder = Path(folder)
         weights = module_fingerprint(clip)
@@ -72,7 +72,8 @@ class Embeddings:
                 partial(image_features, clip, images, f"embedding {split}"),
             )
             image[split] = tensors["image"]
-        name = fingerprint("text features", weights, data.captions, tokenizer.length)
+        words = [tokenizer.length, *([tokenizer.saved] if tokenizer.saved else [])]
+        name = fingerprint("text features", weights, data.captions, *words)
         text = _cached(
             folder / f"text-{name[:24]}.safetensors",
             f"CLIP features of {len(data.captions)} captions",
@@ -151,7 +152,7 @@ def image_features(clip: Any, images: Tensor, label: str | None = None) -> dict[
     return {"image": torch.cat(_frozen(clip, encode))}
 
 
-def text_features(clip: Any, tokenizer: ByteTokenizer, captions: Sequence[str]) -> dict[str, Tensor]:
+def text_features(clip: Any, tokenizer: Tokenizer, captions: Sequence[str]) -> dict[str, Tensor]:
     """-> text (n,D) float32, tokens (n,L,W) float32, token_mask (n,L) bool, on the CPU, by the CLIP in eval
     mode on its own device."""
     ids = tokenizer.encode_short(captions).to(next(clip.parameters()).device)

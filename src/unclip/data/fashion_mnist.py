@@ -30,6 +30,8 @@ class FashionMNIST(ImageTextData):
     """
 
     title: ClassVar[str] = "Fashion-MNIST"
+    licence: str = "MIT"
+    attribution: str = "Fashion-MNIST by Zalando SE (Xiao, Rasul and Vollgraf 2017)"
     class_articles: ClassVar[Mapping[str, str]] = {
         "t-shirt/top": "a ",
         "trousers": "",

@@ -29,8 +29,9 @@ class ImageText:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the whole content."""
-        return fingerprint(self.images, self.caption_ids, self.captions, self.labels, self.class_names)
+        """sha256 of the whole content; of images that are not in memory, of what stands for them."""
+        images = getattr(self.images, "fingerprint", self.images)
+        return fingerprint(images, self.caption_ids, self.captions, self.labels, self.class_names)
 
     @property
     def own_captions(self) -> list[str]:

@@ -169,30 +169,46 @@ class DebianPackage:
             "-q",
             *(word for key, value in settings.items() for word in ("-o", f"{key}={value}")),
         ]
-        updated = self._run(
-            [*apt, "update"], workspace
-        )  # a source that fails need not be the one that matters
-        downloaded = self._run([*apt, "download", self.package], workspace)
+        # a source that fails need not be the one that matters
+        updated = _run([*apt, "update"], workspace, self.timeout)
+        downloaded = _run([*apt, "download", self.package], workspace, self.timeout)
         packages = list(workspace.glob("*.deb"))
         if not packages:
             raise PlaceUnavailable(_complaint(downloaded) or _complaint(updated) or "nothing was downloaded")
-        unpacked = self._run(["dpkg", "-x", str(packages[0]), str(root)], workspace)
+        unpacked = _run(["dpkg", "-x", str(packages[0]), str(root)], workspace, self.timeout)
         if unpacked.returncode:
             raise PlaceUnavailable(f"cannot be unpacked: {_complaint(unpacked)}")
         return root / self.folder
 
-    def _run(self, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(
-                command,
-                cwd=folder,
-                timeout=self.timeout,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise PlaceUnavailable(str(error)) from error
+
+@dataclass(frozen=True)
+class Npm:
+    """Packages of the npm registry that npm is configured with, as the archives `<package>-<version>.tgz`."""
+
+    timeout: float = 600.0
+
+    def __str__(self) -> str:
+        return "npm"
+
+    def fetch(self, names: Sequence[str], workspace: Path) -> Path:
+        if shutil.which("npm") is None:
+            raise PlaceUnavailable("this machine has no npm, which comes with Node.js")
+        packages = ["@".join(name.removesuffix(".tgz").rsplit("-", 1)) for name in names]
+        packed = _run(["npm", "pack", "--loglevel=error", *packages], workspace, self.timeout)
+        if packed.returncode:
+            said = [line for line in packed.stderr.splitlines() if line.startswith("npm error")]
+            raise PlaceUnavailable((said or [f"npm pack ended with status {packed.returncode}"])[0])
+        return workspace
+
+
+def _run(command: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Raises PlaceUnavailable where it cannot be started or takes longer."""
+    try:
+        return subprocess.run(
+            command, cwd=folder, timeout=timeout, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PlaceUnavailable(str(error)) from error
 
 
 def _problems(files: Mapping[str, CheckedFile], folder: Path) -> dict[str, str]:

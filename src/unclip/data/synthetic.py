@@ -33,6 +33,7 @@ class Synthetic(ImageTextData):
     images, whatever the seed of the loader.
     """
 
+    licence: str = "none needed: drawn on the spot"
     classes: ClassVar[tuple[str, ...]] = tuple(SHAPES)
 
     @bounded

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unclip.data.embeddings import text_features
 from unclip.data.images import resized, to_float
-from unclip.data.tokenizer import ByteTokenizer
+from unclip.data.tokenizer import ByteTokenizer, Tokenizer
 from unclip.evaluate.extractors import Extractor, with_channels
 from unclip.nets.clip import CLIP
 from unclip.nets.dinov2 import DinoV2ViT
@@ -32,13 +32,14 @@ class EvaluationClip(Extractor):
     """A CLIP of this project that judges images and captions, never the one that conditions what is judged: whoever
     evaluates calls `extractors.check_independent`.
 
-    Features: image embeddings of unit length. image_size, image_channels: what the CLIP was trained on.
+    Features: image embeddings of unit length. image_size, image_channels, tokenizer: what the CLIP was trained on.
     """
 
     preprocessing = "pad 28 to 32 with 0, else bilinear to the CLIP's size, grey repeated to RGB, to [-1,1]"
 
-    def __init__(self, net: CLIP, image_size: int, image_channels: int):
+    def __init__(self, net: CLIP, image_size: int, image_channels: int, tokenizer: Tokenizer | None = None):
         self.net: CLIP = net.eval()
+        self.tokenizer = tokenizer or ByteTokenizer()
         self.image_size, self.image_channels = image_size, image_channels
         self.num_features = net.embedding_dim
 
@@ -52,7 +53,7 @@ class EvaluationClip(Extractor):
 
     def text(self, captions: Sequence[str]) -> Tensor:
         """-> float64 (n, num_features), unit length, on the CPU: compared with `features` by their dot product."""
-        return text_features(self.net, ByteTokenizer(), captions)["text"].double()
+        return text_features(self.net, self.tokenizer, captions)["text"].double()
 
 
 class Inception(Extractor):

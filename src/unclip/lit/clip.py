@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unclip.data.images import to_float
-from unclip.data.tokenizer import ByteTokenizer
+from unclip.data.tokenizer import Tokenizer
 from unclip.lit.base import Batch, Optim, Stage
 from unclip.nets.clip import CLIP
 
@@ -29,7 +29,7 @@ class ClipModule(Stage):
         net: CLIP,
         objective: Contrast,
         optim: Optim,
-        tokenizer: ByteTokenizer,
+        tokenizer: Tokenizer,
         captions: Sequence[str],
         seed: int = 0,
     ):

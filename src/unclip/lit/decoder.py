@@ -56,8 +56,10 @@ class DecoderModule(DiffusionStage):
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.embeddings is not None, "a decoder without embeddings can only sample"
         x0 = to_float(batch["image"]).contiguous(memory_format=torch.channels_last)
+        if not (self.net.uses_embedding or self.net.uses_caption):
+            return x0, {}
+        assert self.embeddings is not None, "a conditional decoder without embeddings can only sample"
         text = self.embeddings.captions(batch["caption"])
         return x0, self.condition(self.embeddings.image[split][batch["index"]], text, uniform)
 
@@ -95,9 +97,8 @@ class DecoderModule(DiffusionStage):
     ) -> Tensor:
         """Images (B,C,H,W) in [-1,1]. indices (B,): which samples these are; with the seed they fix the
         noise."""
-        first = next(iter(cond.values()))
-        size = self.net.image_size
-        like = torch.empty(len(first), self.net.image_channels, size, size, device=first.device)
+        size, device = self.net.image_size, next(self.net.parameters()).device
+        like = torch.empty(len(indices), self.net.image_channels, size, size, device=device)
         like = like.contiguous(memory_format=torch.channels_last)
         noise = KeyedNoise(key(seed, "decoder"), indices)
         return (sampler or self.sampler)(self.denoiser, like, cond, noise, callback)

@@ -25,10 +25,12 @@ def adamw(
     weight_decay: Annotated[float, "weight_decay >= 0"] = 0.01,
     warmup: Annotated[float, "0 <= warmup < 1"] = 0.0,
     decay: Literal["cosine", "linear", "constant"] = "cosine",
+    warmup_steps: Annotated[int | None, "warmup_steps >= 0"] = None,
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW (Loshchilov & Hutter 2019) over a net's parameters; matrices and filters decay, vectors do not.
 
-    The rate climbs linearly for `warmup` (a fraction) of the steps, then falls from lr to min_lr.
+    The rate climbs linearly for `warmup` (a fraction) of the steps, or for `warmup_steps` of them at most,
+    then falls from lr to min_lr.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     groups = [
@@ -36,6 +38,8 @@ def adamw(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    if warmup_steps is not None:
+        warmup = min(warmup_steps, total_steps) / total_steps
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, total_steps, warmup, decay, min_lr / lr))
 
 

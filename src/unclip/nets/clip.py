@@ -33,7 +33,10 @@ class CLIP(nn.Module):
     stem: how patches become tokens, by one linear map (ViT) or by strided convolutions (which learn faster).
 
     `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (paper, 2.5).
+    tokenizer: what makes the ids that it was trained on, for those who bring captions; it is set by the builder.
     """
+
+    tokenizer: Any = None
 
     @bounded
     def __init__(

@@ -22,4 +22,6 @@ def weights(trainer: Trainer, module: Stage, config: dict[str, Any], path: Path)
     with averaged(trainer, module):
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in module.net.state_dict().items()}
     metadata = {"format": "pt", "stage": config["stage"]["name"], "config": json.dumps(config)}
+    if saved := getattr(getattr(module.net, "tokenizer", None), "saved", None):
+        metadata["tokenizer"] = saved  # what was learned from captions: sampling needs no data for it
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -23,7 +23,8 @@ NOT_THE_RESULT = {
     "data": ("folder",),
 }
 AS_BEFORE = {
-    "times": {"_target_": "unclip.diffusion.times.Uniform"}
+    "times": {"_target_": "unclip.diffusion.times.Uniform"},
+    "tokenizer": {"_target_": "unclip.data.tokenizer.ByteTokenizer"},
 }  # groups that came later, at their default
 TRAINING_CALLBACKS = ("ema",)  # the others watch
 

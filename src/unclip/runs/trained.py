@@ -10,7 +10,6 @@ import torch
 from unclip import build
 from unclip.config.problems import Problem, Problems
 from unclip.data.module import ImageTextData
-from unclip.data.tokenizer import ByteTokenizer
 from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
@@ -37,7 +36,7 @@ def load(request: dict[str, Any]) -> Trained:
     clip = build.upstream_clip(runs["decoder"].config, source).to(device)
     prior = _stage(runs["prior"], source, clip).to(device) if "prior" in runs else None
     decoder = _stage(runs["decoder"], source, clip).to(device)
-    model = UnCLIP(clip, prior, decoder, ByteTokenizer(), batch_size=request["batch_size"])
+    model = UnCLIP(clip, prior, decoder, clip.tokenizer, batch_size=request["batch_size"])
     return resampled(Trained(model, source, runs), request)
 
 

@@ -8,15 +8,16 @@ from typing import Any, Protocol
 
 from unclip.config.compose import Composed, compose, options
 from unclip.config.problems import Problem, Problems
+from unclip.runs.signature import AS_BEFORE, canonical
 from unclip.runs.store import Run, find
 
 STAGES = ("clip", "prior", "decoder")  # in the order of their dependence
 TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
-SAME_DATA = ("_target_", "image_size", "channels", "resize", "size")
+WHERE = ("data.folder",)  # where files are kept
 
 
 def own(experiment: str, stage: str, overrides: list[str]) -> list[str]:
-    """The overrides that ask for the same experiment's own upstream stage: only data and paths travel to it."""
+    """The overrides that ask for the same experiment's own upstream stage: data, tokenizer and paths travel to it."""
     sibling = f"{experiment}/{stage}"
     chosen = f"experiment={sibling}" if sibling in options("experiment") else f"stage={stage}"
     return [chosen, *(line for line in overrides if travels(line))]
@@ -24,7 +25,7 @@ def own(experiment: str, stage: str, overrides: list[str]) -> list[str]:
 
 def travels(line: str) -> bool:
     key = line.split("=", 1)[0].lstrip("+")
-    return key.split(".")[0] in ("data", "paths") and key not in TRAINED_HOW
+    return key.split(".")[0] in ("data", "tokenizer", "paths") and key not in TRAINED_HOW
 
 
 def references(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -129,11 +130,16 @@ def _mismatches(
 ) -> Iterator[Problem]:
     if found["stage"]["name"] != stage:
         yield Problem(stage, reference, f"is a run of stage {found['stage']['name']}, not {stage}")
-    here, there = config["data"], found["data"]
-    for key in SAME_DATA:
+    here, there = _what_on(config), _what_on(found)
+    for key in sorted(here.keys() | there.keys()):
         if here.get(key) != there.get(key):
-            yield Problem(
-                stage,
-                reference,
-                f"was trained with data.{key} = {there.get(key)}, this run has {here.get(key)}",
-            )
+            why = f"was trained with {key} = {there.get(key)}, this run has {here.get(key)}"
+            yield Problem(stage, reference, why)
+
+
+def _what_on(config: dict[str, Any]) -> dict[str, Any]:
+    """By full key what a run is trained on: its data and tokenizer, without defaults and without how and where."""
+    groups = canonical({"trainer": {}, **{g: config[g] for g in ("data", "tokenizer") if config.get(g)}})
+    groups.setdefault("tokenizer", AS_BEFORE["tokenizer"])
+    found = {f"{g}.{key}": value for g in ("data", "tokenizer") for key, value in groups[g].items()}
+    return {key: value for key, value in found.items() if key not in (*TRAINED_HOW, *WHERE)}
