@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from unclip.diffusion.denoiser import Denoise, Denoiser
-from unclip.diffusion.grid import make_grid
+from unclip.diffusion.grid import Grid, make_grid
 from unclip.diffusion.guidance import clipped, dynamic_thresholding, guided, within
 from unclip.diffusion.learned_variance import LearnedVariance
 from unclip.diffusion.sample import Callback, Noise
+from unclip.diffusion.self_conditioning import self_conditioned
+from unclip.diffusion.variance import Analytic
 from unclip.nets.conditions import null
 
 
@@ -57,21 +60,52 @@ class Sampler:
     ) -> Tensor:
         """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then
         a step."""
-        grid = make_grid(denoiser.schedule, self.steps, self.spacing)
-        inner, options = self.asked(denoiser)
-        scale = within(self.guidance, *self.guidance_interval) if self.guidance_interval else self.guidance
-        denoise = guided(inner, scale, null(cond), schedule=denoiser.schedule, rescale=self.guidance_rescale)
-        if self.clip is not None and self.thresholding is not None:
-            denoise = dynamic_thresholding(denoise, self.thresholding, self.clip)
-        elif self.clip is not None:
-            denoise = clipped(denoise, self.clip)
+        grid = self.grid(denoiser)
+        denoise, options = self.wrapped(denoiser, null(cond))
         with torch.no_grad():
             start = float(grid.sigma[0]) * noise(like)
             return self.function(denoise, start, grid, cond, noise=noise, callback=callback, **options)
 
+    def grid(self, denoiser: Denoiser) -> Grid:
+        """The levels that are walked."""
+        return make_grid(denoiser.schedule, self.steps, self.spacing)
+
+    def wrapped(self, denoiser: Denoiser, against: Mapping[str, Tensor]) -> tuple[Denoise, dict[str, Any]]:
+        """What is walked, guided away from the condition `against` and clipped, and what else the function takes."""
+        inner, options = self.asked(denoiser)
+        if getattr(denoiser.net, "self_conditioning", False):
+            inner = self_conditioned(inner)
+        scale = within(self.guidance, *self.guidance_interval) if self.guidance_interval else self.guidance
+        denoise = guided(inner, scale, against, schedule=denoiser.schedule, rescale=self.guidance_rescale)
+        if self.clip is not None and self.thresholding is not None:
+            denoise = dynamic_thresholding(denoise, self.thresholding, self.clip)
+        elif self.clip is not None:
+            denoise = clipped(denoise, self.clip)
+        return denoise, options
+
     def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
         """What is guided and clipped, and what else the function takes of it."""
         return denoiser, {}
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it must see training data, once the net is trained, before it samples."""
+        return False
+
+    def calibrated(self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise) -> Sampler:
+        """The sampler that samples, after a look at training data x0 (N, *S) under their conditions."""
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it must see training data, once the net is trained, before it samples."""
+        return False
+
+    def calibrated(
+        self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise
+    ) -> Sampler:
+        """The sampler that samples, after a look at training data x0 (N, *S) under their conditions."""
+        return self
 
     @property
     def refinements(self) -> dict[str, Any]:
@@ -92,3 +126,43 @@ class LearnedVarianceSampler(Sampler):
     def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
         learned = LearnedVariance(denoiser)
         return learned, {"variance": learned.variance}
+
+
+@dataclass(frozen=True)
+class AnalyticSampler(Sampler):
+    """For `ddpm`: the variance of the best Gaussian step, which follows from how far x0_hat is from training data at
+    each level of the grid (Bao et al. 2022). It depends on net, steps and spacing, not on the seed of a sample."""
+
+    @property
+    def calibrates(self) -> bool:
+        return True
+
+    def calibrated(
+        self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise
+    ) -> Sampler:
+        analytic = Analytic.estimate(denoiser, [(x0, cond)], self.grid(denoiser), noise)
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Sampler(**{**settings, "function": partial(self.function, variance=analytic)})
+
+    def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
+        raise ValueError("the analytic variance is not estimated yet: `calibrated`, which loading a prior does")
+
+
+@dataclass(frozen=True)
+class AnalyticSampler(Sampler):
+    """For `ddpm`: the variance of the best Gaussian step, which follows from how far x0_hat is from training data at
+    each level of the grid (Bao et al. 2022). It depends on net, steps and spacing, not on the seed of a sample."""
+
+    @property
+    def calibrates(self) -> bool:
+        return True
+
+    def calibrated(self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise) -> Sampler:
+        analytic = Analytic.estimate(denoiser, [(x0, cond)], self.grid(denoiser), noise)
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Sampler(**{**settings, "function": partial(self.function, variance=analytic)})
+
+    def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
+        raise ValueError(
+            "the analytic variance is not estimated yet: `calibrated`, which loading a prior does"
+        )

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from unclip.cli import main
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SYNTHETIC = ["data=synthetic", "data.size=64", "extractor=random", "logger=csv", "paths.outputs=out"]
 FEW_STEPS = ["trainer.max_steps=3", "data.batch_size=16"]
@@ -31,7 +33,9 @@ def steps_of(experiment: str) -> list[str]:
     ]
 
 
-def test_the_demo_runs_is_reused_and_can_be_sampled_and_evaluated(unclip: Command, tmp_path: Path) -> None:
+def test_the_demo_runs_is_reused_sampled_evaluated_and_manipulated(
+    unclip: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [*steps_of("demo"), "results=out/result"]
     first = unclip(*command)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -75,6 +79,25 @@ def test_the_demo_runs_is_reused_and_can_be_sampled_and_evaluated(unclip: Comman
     assert evaluated.returncode == 0, evaluated.stderr
     repeated = json.loads((tmp_path / "numbers" / "metrics.json").read_text())
     assert repeated["fd"]["value"] == pytest.approx(metrics["fd"]["value"], rel=1e-6)
+
+    monkeypatch.chdir(tmp_path)
+    common = ["run=out/result", "extractor=random", "steps=3", "out=changed", "paths.outputs=out"]
+    asked = ["target=a solid disc", "thetas=[0,1]", "images=test:0,3"]
+    assert main(["manipulate", "text_diff", *common, *asked]) == 0
+    rows = json.loads((tmp_path / "changed" / "text_diff.json").read_text())["rows"]
+    assert [len(row["embedding_cosine"]) for row in rows] == [3, 3]  # the picture, and theta 0 and 1
+    assert rows[0]["embedding_cosine"][0] == pytest.approx(1, abs=1e-4)
+    assert Image.open(tmp_path / "changed" / "text_diff.png").size[0] > 3 * 64
+    capsys.readouterr()
+    for wrong, line in {
+        ("nope",): "nope: is no manipulation; possible: inpaint, interpolate",
+        ("negative", *common): "manipulation.negative: is not set",
+        ("pca", *common, "images=test:99999"): "must be numbers from 0 to",
+        ("pca", *common, "images=out/result/samples"): "what do the 16 pictures show",
+        ("outpaint", *common, "border=3"): "border may be 4, 8",
+    }.items():
+        assert main(["manipulate", *wrong]) == 2
+        assert line in capsys.readouterr().err
 
 
 def test_the_reference_configuration_trains_a_few_steps_of_each_stage(

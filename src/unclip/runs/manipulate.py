@@ -1,0 +1,63 @@
+"""`unclip manipulate KIND`: variations, interpolations, text diffs and what else unCLIP does with a picture. Checks the
+request and hands it on; pictures are made in manipulations.py, laid out in report/manipulations.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unclip.cli import DONE
+from unclip.config.compose import compose, options
+from unclip.config.problems import Problem, Problems
+from unclip.runs.references import runs_of
+from unclip.runs.sample import folder_of
+
+GROUP = "manipulation"
+
+
+def main(arguments: list[str]) -> int:
+    """Check the request, make the pictures, write them."""
+    kind, request = checked(arguments)
+    out = folder_of(request, kind)
+
+    from unclip.report import manipulations
+    from unclip.runs.process import stop_at_once_when_asked
+
+    stop_at_once_when_asked()
+    manipulations.deliver(kind, request, out)
+    return DONE
+
+
+def checked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """What is to be done and the request. The first word is an option of the group; a key of it needs no prefix:
+    `eta=0.5` is `manipulation.eta=0.5`. Raises Problems, all at once."""
+    kind, *rest = arguments or [""]
+    if kind not in (possible := options(GROUP)):
+        raise Problems([Problem(kind or GROUP, None, f"is no manipulation; possible: {', '.join(possible)}")])
+    lines = overrides(kind, rest)
+    request, found = {}, []
+    try:
+        request = compose("manipulate", lines).config
+        runs_of(request)
+    except Problems as problems:
+        request, found = request or problems.config or {}, problems.problems
+    if any(not p.strip() for p in request.get("prompts") or []):
+        found.append(Problem("prompts", request["prompts"], "holds an empty caption"))
+    if found:
+        raise Problems(found)
+    return kind, request
+
+
+def overrides(kind: str, arguments: list[str]) -> list[str]:
+    """As Hydra is to read them."""
+    try:
+        own = compose("manipulate", [f"{GROUP}={kind}"]).config[GROUP]
+    except Problems as problems:  # of what has to be given
+        own = (problems.config or {})[GROUP]
+    keyed = [f"{GROUP}.{a}" if a.partition("=")[0] in own else _quoted(a) for a in arguments]
+    return [f"{GROUP}={kind}", *keyed]
+
+
+def _quoted(argument: str) -> str:
+    """images=test:3,17 is one value to Hydra, not two."""
+    key, _, value = argument.partition("=")
+    return f"images='{value}'" if key == "images" and value[:1] not in "'\"" else argument
