@@ -29,13 +29,13 @@ class ImageSetError(ValueError):
     """What is wrong with a set of images, in one line that follows its path."""
 
 
-def load_images(path: str | Path, skip_corrupt: bool = False) -> Tensor:
+def load_images(path: str | Path, skip_corrupt: bool = False, at_least: int = 2) -> Tensor:
     """A folder, recursively and in the order of names, or an .npz (key `images` or `arr_0`, NHWC or NCHW) -> uint8
     (N,C,H,W), C = 1 or 3; greyscale among RGB files is repeated.
 
     skip_corrupt: files that cannot be read are counted, named and left out.
 
-    Raises ImageSetError for a path that is neither, fewer than two images, sizes that differ, files that cannot be
+    Raises ImageSetError for a path that is neither, fewer images than at_least, sizes that differ, files that cannot be
     read, and numbers that are not uint8.
     """
     path = Path(path).expanduser()
@@ -46,10 +46,9 @@ def load_images(path: str | Path, skip_corrupt: bool = False) -> Tensor:
     else:
         what = f"a {path.suffix or 'plain'} file" if path.exists() else "not there"
         raise ImageSetError(f"is {what}; possible: a folder of {'|'.join(SUFFIXES)} files, or an .npz")
-    if len(images) < 2:
-        raise ImageSetError(
-            f"holds {len(images) or 'no'} image{'s' * (not len(images))}; a distance needs at least 2"
-        )
+    if len(images) < at_least:
+        needs = "; a distance needs at least 2" if at_least == 2 else ""
+        raise ImageSetError(f"holds {len(images) or 'no'} image{'s' * (not len(images))}{needs}")
     return images
 
 

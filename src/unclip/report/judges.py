@@ -3,7 +3,7 @@ Here a request meets data, and what does not fit is refused before anything is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
     except ValueError as error:
         raise Problems([Problem("", None, str(error))]) from None
     offered = _offered(extractor, data.split("test").images, len(data.class_names))
-    names = names_of(request, ["captions", "model", *offered])
+    checked = ["checks"] if data.attribute_checks() is not None else []
+    names = names_of(request, ["captions", "model", *checked, *offered])
     reference = _split(data, "train", n, extractor, names, request)
     asked = None
     if offered:
@@ -210,6 +211,21 @@ def extractor_of(request: dict[str, Any], images: Tensor) -> Extractor:
     except ValueError as error:
         raise Problems([Problem("extractor", name, str(error))]) from None
     return extractor
+
+
+def classes_of(request: dict[str, Any], data: ImageTextData) -> Callable[[Tensor], list[str] | None]:
+    """Pictures uint8 (N,C,H,W) -> what the request's extractor takes each for, in words; None where it knows other
+    classes than the data have, and of pictures of another size."""
+    test = data.split("test").images
+    extractor: Any = extractor_of(request, test)
+    knows = "logits" in _offered(extractor, test, len(data.class_names))
+
+    def names(images: Tensor) -> list[str] | None:
+        if not knows or images.shape[1:] != test.shape[1:]:
+            return None
+        return [data.class_names[i] for i in extractor.logits(images).argmax(1).tolist()]
+
+    return names
 
 
 def names_of(request: dict[str, Any], offered: Sequence[str]) -> list[str]:
