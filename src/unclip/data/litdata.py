@@ -208,7 +208,7 @@ class LitData(ImageTextData):
     def _read_words(self, sources: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         captions: dict[str, int] = {}
         classes: dict[str, int] = {}
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for split in sources:
             stored = self._open(split)
             ids, labels = (

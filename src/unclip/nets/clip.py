@@ -6,7 +6,7 @@ The losses are in contrastive.py.  B batch, L tokens of a caption, N patches, W 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange

@@ -44,7 +44,7 @@ class FlowersUNet(nn.Module):
             raise ValueError(f"widths = {list(widths)}: must be four multiples of {GROUPS}")
         self.image_size, self.image_channels = image_size, image_channels
         a, b, c, d = widths
-        time = self.time_width = 4 * a
+        self.first_width, time = a, 4 * a
         self.time = nn.Sequential(nn.Linear(a, time), nn.SiLU(), nn.Linear(time, time))
         self.first = nn.Conv2d(image_channels, a, 3, padding=1)
         self.down = nn.ModuleList(
@@ -67,7 +67,7 @@ class FlowersUNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         """x_t (B,C,Y,X), t (B,) -> (B,C,Y,X)."""
-        features = time_features(t, self.time[0].in_features)
+        features = time_features(t, self.first_width)
         time = self.time(features.to(self.first.weight.dtype))  # (B,E)
         first = h = self.first(x_t)  # (B,C,Y,X)
         stored: list[Tensor] = []
