@@ -94,6 +94,12 @@ def test_results_folders_are_compared_by_all_their_stages(tmp_path: Path) -> Non
     }
 
 
+def test_the_device_is_the_one_it_ran_on_and_how_many(tmp_path: Path) -> None:
+    config = {"trainer": {"accelerator": "auto", "devices": 4}}
+    trial = collect([train_run(tmp_path / "r", config, device="NVIDIA H100")]).trials[0]
+    assert trial.device == "4 x NVIDIA H100"
+
+
 def test_a_moved_copy_of_the_outputs_is_read_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

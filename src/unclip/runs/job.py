@@ -135,7 +135,9 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     if trainer.is_global_zero:
         export.weights(trainer, module, config, run.weights)
     parameters = sum(p.numel() for p in module.net.parameters())
-    return {"step": trainer.global_step, "parameters": parameters, "metrics": metrics}
+    where = trainer.strategy.root_device
+    device = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return {"step": trainer.global_step, "parameters": parameters, "device": device, "metrics": metrics}
 
 
 def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> Trainer:
