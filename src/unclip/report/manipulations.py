@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 
 import torch
 from einops import rearrange
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -259,7 +260,7 @@ def deliver(kind: str, request: dict[str, Any], out: Path) -> None:
     """Make the pictures, write KIND.png and KIND.json, say what was made. Raises Problems."""
     trained = load(request)
     manipulation: Manipulation = build.part(request["manipulation"])
-    given = _given(request, trained)
+    given = pictures_of(request, trained)
     own = trained.model.sampler
     assert own is not None
     asked = request["guidance"]
@@ -271,9 +272,7 @@ def deliver(kind: str, request: dict[str, Any], out: Path) -> None:
     except ValueError as error:
         raise Problems([Problem(kind, None, str(error))]) from None
     measured = _measured(strip, trained, by)
-    columns = strip.images.shape[1]
-    picture = grid(rearrange(strip.images, "r m c h w -> (r m) c h w"), columns, strip.rows, strip.headings)
-    save(picture, out / f"{kind}.png")
+    save(laid_out(strip), out / f"{kind}.png")
     how = {**settings(trained), "sampler": "ddim", "steps": request["steps"], "guidance": guidance}
     asked_for = {k: v for k, v in request["manipulation"].items() if k != "_target_"}
     write_json(out / f"{kind}.json", {**asked_for, **strip.numbers, "rows": measured, "sampling": how})
@@ -281,7 +280,13 @@ def deliver(kind: str, request: dict[str, Any], out: Path) -> None:
     print(f"\n{out / f'{kind}.png'}, {out / f'{kind}.json'}")
 
 
-def _given(request: dict[str, Any], trained: Trained) -> Given:
+def laid_out(strip: Strip) -> Image:
+    """With its captions and headings."""
+    flat = rearrange(strip.images, "r m c h w -> (r m) c h w")
+    return grid(flat, strip.images.shape[1], strip.rows, strip.headings)
+
+
+def pictures_of(request: dict[str, Any], trained: Trained) -> Given:
     """The pictures that are named, with captions. Raises Problems."""
     test, path = trained.data.split("test"), str(request["images"])
     prompts: list[str] | None = request["prompts"]
