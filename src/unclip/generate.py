@@ -76,7 +76,8 @@ class UnCLIP:
 
     def embed(self, prompts: Sequence[str], which: Tensor, seed: int = 0) -> Tensor:
         """The prior alone: embeddings (n,D) for prompts[which[i]], on the CPU."""
-        features = self.text(prompts)
+        used, which = which.unique(return_inverse=True)
+        features = self.text([prompts[i] for i in used.tolist()])
 
         def embeddings(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}

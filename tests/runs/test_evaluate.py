@@ -300,7 +300,7 @@ def test_more_noise_is_farther_by_every_distance_and_batches_change_nothing() ->
 
 
 def test_metrics_are_chosen_by_what_there_is() -> None:
-    everything = {"logits", "text", "captions", "model"}
+    everything = {"logits", "text", "captions", "checks", "model"}
     assert catalogue.chosen(["all"], everything) == list(catalogue.METRICS)
     default = catalogue.chosen(None, everything)
     assert set(catalogue.METRICS) - set(default) == {"fd_infinity", "nll"}

@@ -155,13 +155,13 @@ def image_features(clip: Any, images: Tensor, label: str | None = None) -> dict[
 def text_features(clip: Any, tokenizer: Tokenizer, captions: Sequence[str]) -> dict[str, Tensor]:
     """-> text (n,D) float32, tokens (n,L,W) float32, token_mask (n,L) bool, on the CPU, by the CLIP in eval
     mode on its own device."""
-    ids = tokenizer.encode_short(captions).to(next(clip.parameters()).device)
-    features = _frozen(clip, lambda: clip.encode_text(ids))
-    return {
-        "text": features.embedding.float().cpu(),
-        "tokens": features.tokens.float().cpu(),
-        "token_mask": features.mask.cpu(),
-    }
+    device = next(clip.parameters()).device
+    done: list[tuple[Tensor, Tensor, Tensor]] = []
+    for ids in tokenizer.encode_short(captions).split(BATCH):
+        features = _frozen(clip, partial(clip.encode_text, ids.to(device)))
+        done.append((features.embedding.float().cpu(), features.tokens.float().cpu(), features.mask.cpu()))
+    names = ("text", "tokens", "token_mask")
+    return {name: torch.cat(parts) for name, parts in zip(names, zip(*done, strict=True), strict=True)}
 
 
 def _frozen(module: nn.Module, compute: Callable[[], Any]) -> Any:

@@ -73,10 +73,6 @@ class ImageTextData(lightning.LightningDataModule):
     def class_names(self) -> tuple[str, ...]:
         return self.split("train").class_names
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """sha256 of all splits."""
-        return fingerprint(*(self.split(name).fingerprint for name in ("train", "validation", "test")))
     def prompts(self, count: int) -> tuple[str, ...]:
         """What to draw where nobody names it: all captions where they are FEW or less, else those of the first test
         images, `count` at most."""
@@ -94,6 +90,10 @@ class ImageTextData(lightning.LightningDataModule):
         """Images of combinations that no other split shows; None where there are none."""
         return None
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of all splits."""
+        return fingerprint(*(self.split(name).fingerprint for name in ("train", "validation", "test")))
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", training=True)

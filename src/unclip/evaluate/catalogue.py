@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Needs = Literal["features", "logits", "text", "captions", "model"]
+Needs = Literal["features", "logits", "text", "captions", "model", "checks"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """needs: features, all of them at once and not only their moments; logits or text, of which not every extractor
-    gives; captions, of every picture; model, a trained one. per_cell: it depends on how the decoder is sampled."""
+    gives; captions, of every picture; checks, data that offer exact ones; model, a trained one. per_cell: it depends on
+    how the decoder is sampled."""
 
     needs: frozenset[Needs] = frozenset()
     slow: bool = False  # only when asked for
@@ -31,6 +32,7 @@ METRICS = {
     "brightness": Metric(),
     "prompt_consistency": Metric(frozenset({"logits", "captions"})),
     "prompt_retrieval": Metric(frozenset({"text", "captions"})),
+    "attributes": Metric(frozenset({"captions", "checks"})),
     "round_trip": Metric(frozenset({"logits", "model"})),
     "prior": Metric(frozenset({"model"}), per_cell=False),
     "clip": Metric(frozenset({"model"}), per_cell=False),
@@ -40,6 +42,7 @@ WORDS = {
     "logits": "the verdicts of a classifier of the data's own classes: extractor=fashion_mnist for garments",
     "text": "a CLIP as extractor: extractor=clip extractor.run=RUN",
     "captions": "pictures of known captions, and a folder has none: run=FOLDER",
+    "checks": "data whose pictures can be checked exactly: data=garments or data=shapes",
     "model": "a trained model: run=FOLDER",
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.data.module import ImageTextData
+from unclip.data.module import FEW, ImageTextData
 from unclip.evaluate import distances
 from unclip.evaluate.consistency import confusion, inception_style_score
 from unclip.evaluate.consistency import prompt_consistency as agreement
@@ -231,9 +231,13 @@ def _distance(seen: Seen, reference: Reference, metric: Callable[[Seen, Seen], f
 
 
 def prompt_consistency(seen: Seen, asked: Asked) -> dict[str, Any]:
-    """How often the classifier sees what the caption asked for; its own accuracy on test images is the ceiling."""
+    """How often the classifier sees what the caption asked for; its own accuracy on test images is the ceiling. By
+    caption, or by class where captions are many."""
     labels = asked.class_of[asked.caption_ids]
-    result = agreement(seen.logits, labels, asked.caption_ids, asked.captions)
+    few = len(asked.captions) <= FEW
+    groups = (asked.caption_ids, asked.captions) if few else (labels, asked.class_names)
+    classes = asked.class_of.tolist() if few else range(len(asked.class_names))
+    result = agreement(seen.logits, labels, *groups)
     real = asked.real.double()
     accuracy = (real.diagonal() / real.sum(1).clamp(min=1)).tolist()
     return {
@@ -243,7 +247,7 @@ def prompt_consistency(seen: Seen, asked: Asked) -> dict[str, Any]:
         "per_caption": result.per_caption,
         "per_caption_interval": {c: wilson(v, result.counts[c]) for c, v in result.per_caption.items()},
         "real_test_images": float(real.trace() / real.sum()),
-        "real_per_caption": {c: accuracy[asked.class_of[i]] for i, c in enumerate(asked.captions)},
+        "real_per_caption": {c: accuracy[i] for c, i in zip(groups[1], classes, strict=True)},
         "classes": list(asked.class_names),
         "confusion": confusion(seen.logits, labels).tolist(),
         "real_confusion": asked.real.tolist(),
@@ -269,9 +273,9 @@ def prompt_retrieval(seen: Seen, asked: Asked) -> dict[str, Any]:
 
 def class_of_caption(data: ImageTextData) -> Tensor:
     """(captions,) the class that most images of each caption have."""
-    train = data.split("train")
     counts = torch.zeros(len(data.captions), len(data.class_names))
-    counts.index_put_((train.caption_ids, train.labels), torch.ones(len(train)), accumulate=True)
+    for split in (data.split("train"), data.split("validation"), data.split("test")):
+        counts.index_put_((split.caption_ids, split.labels), torch.ones(len(split)), accumulate=True)
     return counts.argmax(1)
 
 

@@ -30,6 +30,7 @@ TEMPLATES = (
     "a picture of {}",
     "an image of {}",
 )  # of class names, beside the captions
+PROMPTS = 20  # captions a class, at most
 
 
 def round_trip(
@@ -54,19 +55,32 @@ def prior(
     embeddings: Mapping[str, Tensor],
     train_captions: Tensor,
     test_captions: Tensor,
-    captions: int,
 ) -> dict[str, Any]:
     """Prior samples beside the true embeddings of test images: cosine, retrieval, diversity, distance.
 
-    sample: caption ids (n,) -> embeddings (n,D). embeddings: train (N,D), test (n,D). The baselines: another real image
-    with the same caption, and a prior sample for another caption.
+    sample: caption ids (n,) -> embeddings (n,D). embeddings: train (N,D), test (n,D), and text (n,D) of the captions
+    of `test`. The baselines: another real image with the same caption, a prior sample for another caption, and the
+    text embedding as if it were an image's. Retrieval: the nearest training image has the caption; where training
+    images do not show all captions, the nearest of the test images themselves.
     """
     true, generator = embeddings["test"], torch.Generator().manual_seed(0)
-    shuffled = (
-        test_captions + torch.randint(1, captions, test_captions.shape, generator=generator)
-    ) % captions
-    same = embeddings["train"][_another(train_captions, test_captions, generator)]
+    pool, which = test_captions.unique(return_inverse=True)
+    shuffled = pool[
+        (which + torch.randint(1, max(len(pool), 2), which.shape, generator=generator)) % len(pool)
+    ]
     samples = sample(test_captions)
+    given = {"": samples, "text_embedding_": embeddings["text"], "shuffled_caption_": sample(shuffled)}
+    found: dict[str, Any] = {"among": "test"}
+    candidates, ids = true, test_captions
+    if known := bool(torch.isin(pool, train_captions).all()):
+        same = embeddings["train"][_another(train_captions, test_captions, generator)]
+        found = {"among": "train", "same_caption_image": _cosine(same, true)}
+        candidates, ids = embeddings["train"], train_captions
+        found["retrieval_of_real_images"] = float(retrieval(true, candidates, test_captions, ids))
+    for name, x in given.items():
+        found[f"{name}retrieval"] = float(retrieval(x, candidates, test_captions, ids))
+        if not known and len(true) > 10:
+            found[f"{name}retrieval_at_10"] = float(retrieval(x, candidates, test_captions, ids, k=10))
     varied = {}
     if test_captions.bincount().max() > 1:  # else no caption has a pair to compare
         varied["diversity"] = float(diversity(samples, test_captions))
@@ -74,12 +88,9 @@ def prior(
     return {
         "value": _cosine(samples, true),
         "n": len(true),
-        "same_caption_image": _cosine(same, true),
-        "shuffled_caption": _cosine(sample(shuffled), true),
-        "retrieval": float(retrieval(samples, embeddings["train"], test_captions, train_captions)),
-        "retrieval_of_real_images": float(
-            retrieval(true, embeddings["train"], test_captions, train_captions)
-        ),
+        "shuffled_caption": _cosine(given["shuffled_caption_"], true),
+        "text_embedding": _cosine(given["text_embedding_"], true),
+        **found,
         **varied,
         "embedding_fd": float(frechet(samples, embeddings["train"])),
         "embedding_fd_floor": float(frechet(true, embeddings["train"])),
@@ -100,10 +111,10 @@ def clip(
     length. Every image with a caption is a positive of it."""
     by_caption = text(captions)
     positives = caption_ids[:, None] == torch.arange(len(captions))
-    prompts = [
-        [*(c for c, k in zip(captions, class_of.tolist(), strict=True) if k == i), *(t.format(name) for t in TEMPLATES)]
-        for i, name in enumerate(class_names)
-    ]  # fmt: skip
+    prompts = []
+    for number, name in enumerate(class_names):
+        said = [c for c, k in zip(captions, class_of.tolist(), strict=True) if k == number]
+        prompts.append([*said[:PROMPTS], *(template.format(name) for template in TEMPLATES)])
     ensembled = float(zero_shot_accuracy(image, [text(p) for p in prompts], labels))
     first = float(zero_shot_accuracy(image, [text(p[:1]) for p in prompts], labels))
     ks = [k for k in RECALLS if k < len(captions)]

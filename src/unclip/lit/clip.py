@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unclip.data.images import to_float
+from unclip.data.module import FEW
 from unclip.data.tokenizer import Tokenizer
 from unclip.lit.base import Batch, Optim, Stage
 from unclip.nets.clip import CLIP
@@ -19,7 +20,7 @@ Contrast = Callable[
 
 class ClipModule(Stage):
     """A caption is encoded once a batch, however many images share it; on several ranks the loss sees the
-    global batch."""
+    global batch. val/caption_accuracy: of all captions, or of those of the batch where they are many."""
 
     net: CLIP
     token_ids: Tensor
@@ -54,9 +55,12 @@ class ClipModule(Stage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image = self.net.encode_image(to_float(batch["image"]))
-        text = self.net.encode_text(self.token_ids).embedding  # (captions,D)
-        loss = self.objective(image, text[batch["caption"]], batch["caption"], self.net.logit_scale)
-        nearest = (image @ text.T).argmax(1) == batch["caption"]
+        caption, candidates = batch["caption"], torch.arange(len(self.token_ids), device=self.device)
+        if len(candidates) > FEW:  # of many, those of the batch
+            candidates, caption = torch.unique(caption, return_inverse=True)
+        text = self.net.encode_text(self.token_ids[candidates]).embedding  # (candidates,D)
+        loss = self.objective(image, text[caption], caption, self.net.logit_scale)
+        nearest = (image @ text.T).argmax(1) == caption
         size = len(image)
         self.log("val/loss", loss, sync_dist=True, batch_size=size)
         self.log("val/caption_accuracy", nearest.float().mean(), sync_dist=True, batch_size=size)

@@ -44,7 +44,7 @@ def deliver(asked: Request, out: Path) -> dict[str, Any]:
             common = metrics.of_model(trained, config, by, once)
             common["sampling"] = {k: v for k, v in common["sampling"].items() if k not in asked.axes}
             measured = {**common, "axes": asked.axes, "sweep": cells}
-            shown = [], _cells(cells, trained.data.captions, out)
+            shown = [], _cells(cells, metrics.prompts(trained, config)[0], out)
         else:
             samples = metrics.drawn(trained, config)
             measured = metrics.of_samples(trained, config, by, samples)

@@ -24,13 +24,14 @@ def nll(trained: Trained, n: int, seed: int, drawn: int | None) -> dict[str, Any
     model, data = trained.model, trained.data
     decoder, train, test = model.decoder, data.split("train").images, data.split("test").head(n)
     counts = train.amax(0) > train.amin(0)  # (C,H,W): what never varies is padding
-    text = model.text(data.captions)
+    used, which = test.caption_ids.unique(return_inverse=True)
+    text = model.text([data.captions[i] for i in used.tolist()])
     steps = decoder.schedule.T or CONTINUOUS_STEPS
     partly = drawn is not None and drawn < steps - 1
     bounds = []
     with Bar("likelihood", len(test)) as bar:
         for number, indices in enumerate(torch.arange(len(test)).split(PART)):
-            images, captions = test.images[indices], test.caption_ids[indices].to(model.device)
+            images, captions = test.images[indices], which[indices].to(model.device)
             embeddings = image_features(model.clip, images)["image"].to(model.device)
             cond = decoder.condition(embeddings, {name: x[captions] for name, x in text.items()})
             generator = torch.Generator().manual_seed(key(seed, "steps of the bound", number))

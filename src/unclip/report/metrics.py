@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unclip.data.embeddings import image_features
+from unclip.data.module import FEW
 from unclip.evaluate import judge, stages
 from unclip.progress import Bar
 from unclip.report.judges import REFERENCE, SAMPLES, Judge, for_run
@@ -18,6 +20,7 @@ from unclip.runs.trained import Trained
 
 PRIOR_IMAGES = 500
 CLIP_IMAGES = 2000
+HELD_OUT = 200  # pictures of held-out combinations, at most
 
 
 def measure(trained: Trained, request: dict[str, Any], samples: Samples | None = None) -> dict[str, Any]:
@@ -27,8 +30,18 @@ def measure(trained: Trained, request: dict[str, Any], samples: Samples | None =
 
 def of_samples(trained: Trained, request: dict[str, Any], by: Judge, samples: Samples) -> dict[str, Any]:
     """All metrics of a model whose samples are drawn."""
-    pictures = by.pictures(samples.images, samples.prompt_ids)
-    return {**pictures, **of_model(trained, request, by, by.names)}
+    measured = of_pictures(trained, request, by, samples)
+    return {**measured, **of_model(trained, request, by, by.names)}
+
+
+def of_pictures(trained: Trained, request: dict[str, Any], by: Judge, samples: Samples) -> dict[str, Any]:
+    """What is measured of samples; of pictures of held-out combinations too, which are drawn here."""
+    numbers = {caption: i for i, caption in enumerate(trained.data.captions)}
+    asked_for = torch.tensor([numbers[prompt] for prompt in samples.prompts])
+    measured = by.pictures(samples.images, asked_for[samples.prompt_ids])
+    if "attributes" in by.names:
+        measured["attributes"] = _attributes(trained, request, samples)
+    return measured
 
 
 def drawn(
@@ -38,15 +51,17 @@ def drawn(
     embeddings: Tensor | None = None,
 ) -> Samples:
     """n samples, an equal share a caption; `samples` where they are these."""
-    captions, each = trained.data.captions, per_caption(trained, request)
+    captions, each = prompts(trained, request)
     if samples is not None and samples.prompts == captions and samples.per_prompt == each:
         return samples
     return draw(trained, captions, each, request["seed"], embeddings)
 
 
-def per_caption(trained: Trained, request: dict[str, Any]) -> int:
-    """Samples a caption."""
-    return max((request["n"] or SAMPLES) // len(trained.data.captions), 1)
+def prompts(trained: Trained, request: dict[str, Any]) -> tuple[tuple[str, ...], int]:
+    """The captions to sample, and how many pictures of each."""
+    n = request["n"] or SAMPLES
+    captions = trained.data.prompts(n)
+    return captions, max(n // len(captions), 1)
 
 
 def of_model(trained: Trained, request: dict[str, Any], by: Judge, names: Sequence[str]) -> dict[str, Any]:
@@ -84,25 +99,51 @@ def _prior(trained: Trained, n: int, seed: int) -> dict[str, Any]:
     def sample(caption_ids: Tensor) -> Tensor:
         return model.embed(data.captions, caption_ids, seed)
 
-    train = data.split("train").head(REFERENCE)
+    train, test = data.split("train").head(REFERENCE), data.split("test").head(n)
+    used, which = test.caption_ids.unique(return_inverse=True)
     embeddings = {
-        "test": image_features(model.clip, data.split("test").images[:n])["image"],
+        "text": model.text([data.captions[i] for i in used.tolist()])["text"].cpu()[which],
+        "test": image_features(model.clip, test.images)["image"],
         "train": image_features(model.clip, train.images)["image"],
     }
-    return stages.prior(
-        sample, embeddings, train.caption_ids, data.split("test").caption_ids[:n], len(data.captions)
-    )
+    return stages.prior(sample, embeddings, train.caption_ids, test.caption_ids)
 
 
 def _clip(trained: Trained) -> dict[str, Any]:
     data, model = trained.data, trained.model
-    test = data.split("test").head(CLIP_IMAGES)
+    test, class_of = data.split("test").head(CLIP_IMAGES), judge.class_of_caption(data)
+    used = torch.arange(len(data.captions))
+    caption_ids = test.caption_ids
+    if len(used) > FEW:  # of many captions, those of these images
+        used, caption_ids = caption_ids.unique(return_inverse=True)
     return stages.clip(
         image_features(model.clip, test.images)["image"],
         lambda captions: model.text(captions)["text"].cpu(),
-        test.caption_ids,
+        caption_ids,
         test.labels,
-        data.captions,
+        [data.captions[i] for i in used.tolist()],
         data.class_names,
-        judge.class_of_caption(data),
+        class_of[used],
     )
+
+
+def _attributes(trained: Trained, request: dict[str, Any], samples: Samples) -> dict[str, Any]:
+    """Do samples show what was asked for: of captions such as training has, and of combinations that it never has."""
+    data = trained.data
+    checks, test, held_out = data.attribute_checks(), data.split("test"), data.held_out_images()
+    assert checks is not None
+    found = {
+        **checks.agreement(samples.images, [samples.prompts[i] for i in samples.prompt_ids.tolist()]),
+        "real_test_images": checks.agreement(test.images, test.own_captions),
+    }
+    if held_out is None:
+        return found
+    asked = list(dict.fromkeys(held_out.own_captions))[: min(request["n"] or SAMPLES, HELD_OUT)]
+    drawn = draw(trained, asked, 1, request["seed"])
+    return {
+        **found,
+        "held_out": {
+            **checks.agreement(drawn.images, asked),
+            "real_test_images": checks.agreement(held_out.images, held_out.own_captions),
+        },
+    }

@@ -20,6 +20,7 @@ from unclip.runs.trained import Trained
 
 GRID_COLUMNS = 10
 POINTS = 10  # of the reverse process
+PROMPTS = 20  # where none are named and captions are many
 
 
 @dataclass(frozen=True)

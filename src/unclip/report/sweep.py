@@ -68,7 +68,7 @@ def _measured(
     samples = metrics.drawn(model, config, embeddings=embeddings)
     seconds = time.monotonic() - start
     cell = {
-        **by.pictures(samples.images, samples.prompt_ids),
+        **metrics.of_pictures(model, config, by, samples),
         **metrics.of_model(model, config, by, [name for name in names if name == "round_trip"]),
         "seconds": round(seconds, 2),
         "pictures": path.with_suffix(".safetensors").name,
@@ -86,8 +86,8 @@ def shown(samples: Samples) -> Tensor:
 
 def _embeddings(trained: Trained, config: dict[str, Any]) -> Tensor:
     """The prior's samples, the same for every sampler, guidance and number of steps of the decoder."""
-    captions = trained.data.captions
-    which = torch.arange(len(captions)).repeat_interleave(metrics.per_caption(trained, config))
+    captions, each = metrics.prompts(trained, config)
+    which = torch.arange(len(captions)).repeat_interleave(each)
     return trained.model.embed(captions, which, config["seed"])
 
 

@@ -26,6 +26,11 @@ def headline(metrics: Mapping[str, Any]) -> list[Row]:
         low, high = seen["interval"]
         beside = f"{low:.3f} to {high:.3f}; real: {seen['real_test_images']:.3f}"
         found.append({"name": "shows what was asked", "value": f"{seen['value']:.3f}", "beside": beside})
+    if shown := metrics.get("attributes"):
+        held_out = shown.get("held_out")
+        beside = f"; held-out combinations: {held_out['value']:.3f}" if held_out else ""
+        beside = f"real: {shown['real_test_images']['value']:.3f}{beside}"
+        found.append({"name": "every attribute right", "value": f"{shown['value']:.3f}", "beside": beside})
     if prdc := metrics.get("prdc"):
         for name, meaning in (("precision", "looks real"), ("recall", "of what is real, covered")):
             real = f"; real: {prdc['floor'][name]:.3f}" if prdc["floor"] else ""
@@ -135,6 +140,30 @@ def _consistency(found: Mapping[str, Any]) -> list[Row]:
     ]
 
 
+def _attributes(found: Mapping[str, Any]) -> list[Row]:
+    rows = _agreement("every attribute right", found)
+    if held_out := found.get("held_out"):
+        rows += _agreement("held-out combinations", held_out)
+    return rows
+
+
+def _agreement(name: str, found: Mapping[str, Any]) -> list[Row]:
+    real = found["real_test_images"]
+    how = f"{found['n']} samples{_interval(found)}; real images: {real['value']:.3f}"
+    rows = [_row(name, f"{found['value']:.3f}", how)]
+    parts = [part for part in ("number", "class", "colour", "size", "position") if found[part]["n"]]
+
+    def listed(of: Mapping[str, Any]) -> str:
+        return ", ".join("-" if of[part]["value"] is None else f"{of[part]['value']:.3f}" for part in parts)
+
+    rows.append(_row("  its parts", listed(found), f"{', '.join(parts)}; real: {listed(real)}"))
+    if (bound := found["binding"])["n"]:
+        how = f"of {bound['n']} pictures with both classes and both colours right{_interval(bound)}"
+        chance = f"; at random {bound['chance']:.3f}"
+        rows.append(_row("  bound the wrong way", f"{bound['value']:.3f}", how + chance))
+    return rows
+
+
 def _retrieval(found: Mapping[str, Any]) -> list[Row]:
     of = f"nearest of {found['captions']} to {found['extractor']}"
     how = f"{found['n']} samples{_interval(found)} whose caption is the {of}"
@@ -151,16 +180,24 @@ def _round_trip(back: Mapping[str, Any]) -> list[Row]:
 
 
 def _prior(prior: Mapping[str, Any]) -> list[Row]:
-    how = (
-        f"to the true embeddings of {prior['n']} test images; "
-        f"another image of the caption {prior['same_caption_image']:.3f}, "
-        f"a shuffled caption {prior['shuffled_caption']:.3f}"
-    )
+    others = {
+        "another image of the caption": "same_caption_image",
+        "a shuffled caption": "shuffled_caption",
+        "the text embedding": "text_embedding",
+    }
+    beside = ", ".join(f"{words} {prior[key]:.3f}" for words, key in others.items() if key in prior)
+    how = f"to the true embeddings of {prior['n']} test images; {beside}"
     found = [_row("prior's cosine", f"{prior['value']:.3f}", how)]
     if "retrieval" not in prior:
         return found
-    real = f"real: {prior['retrieval_of_real_images']:.3f}"
-    nearest = f"the nearest of {prior['reference_n']} training images has the caption; {real}"
+    others = {
+        "real": "retrieval_of_real_images",
+        "a shuffled caption": "shuffled_caption_retrieval",
+        "the text embedding": "text_embedding_retrieval",
+    }
+    beside = ", ".join(f"{words} {prior[key]:.3f}" for words, key in others.items() if key in prior)
+    among = f"{prior['n']} test" if prior.get("among") == "test" else f"{prior['reference_n']} training"
+    nearest = f"the nearest of {among} images has the caption; {beside}"
     frechet = f"Frechet, of unit embeddings; test images: {prior['embedding_fd_floor']:.4f}"
     found.append(_row("  its retrieval", f"{prior['retrieval']:.3f}", nearest))
     if "diversity" in prior:
@@ -218,6 +255,7 @@ def _interval(found: Mapping[str, Any]) -> str:
 _SAID: dict[str, Callable[[Mapping[str, Any]], list[Row]]] = {
     "prompt_consistency": _consistency,
     "prompt_retrieval": _retrieval,
+    "attributes": _attributes,
     "round_trip": _round_trip,
     "fd": _fd,
     "fd_infinity": _fd_infinity,
@@ -246,6 +284,7 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "recall": _of("prdc", "recall", ".3f"),
     "prompt": _of("prompt_consistency", "value", ".3f"),
     "retrieval": _of("prompt_retrieval", "value", ".3f"),
+    "attributes": _of("attributes", "value", ".3f"),
     "round trip": _of("round_trip", "value", ".3f"),
     "brightness": _of("brightness", "value", ".4f"),
     "s": lambda cell: f"{cell['seconds']:.1f}",

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
     stop_at_once_when_asked()
     trained = load(request)
-    prompts = request["prompts"] or trained.data.captions
+    prompts = request["prompts"] or trained.data.prompts(samples.PROMPTS)
     drawn = samples.draw(trained, prompts, request["per_prompt"], request["seed"])
     samples.write(drawn, trained, request["seed"], out)
     if request["denoising"]:
