@@ -132,6 +132,29 @@ default). With run=..., finished prior or decoder runs, also their measured erro
   unclip schedules compare=all weightings=uniform,p2,sigmoid objective=v
   unclip schedules run=outputs/demo/0123456789 out=outputs/loss-by-level""",
     ),
+    "search": Verb(
+        "unclip.runs.search",
+        "the best values of some keys, by Optuna",
+        """unclip search NAME [trials=N] [n_jobs=N] [storage=FILE|URL] [overrides of every trial]
+unclip search --list
+
+NAME (conf/search/NAME.yaml) says which keys are searched, within what, for which metric of `unclip train` or `unclip
+run`. Each trial is such a command in a process of its own, n_jobs at a time. suggest= chooses who proposes (tpe, cmaes,
+nsga2, random, grid), prune= who stops hopeless trials on the way (none, median, hyperband, halving).
+
+trials is a target: the same command again completes it, retry=true also tries failed trials again. Several of the same
+command at once, here or on other machines with the same outputs or database, share the work; a killed one's trials are
+taken up again from their checkpoints. Trials are kept in outputs/searches/NAME.journal; storage= names another file or
+the URL of a database. Overrides of every trial, or of space. and objectives, make it another search, NAME-<hash>.
+
+Writes report.html and its pictures into outputs/searches/NAME at the end; report=true only that. dry_run=true says
+what would be done.
+
+  unclip search decoder_lr trials=40 n_jobs=2
+  unclip search decoder_lr space.lr.high=0.03 prune=hyperband suggest=random trainer.max_steps=2000
+  unclip search steps_vs_fd storage=sqlite:///searches.db
+  unclip search prior_lr report=true""",
+    ),
     "bench": Verb(
         "unclip.runs.bench",
         "speed and memory, beside what others use for the same",

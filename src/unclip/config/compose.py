@@ -35,6 +35,7 @@ SCHEMAS = {
     "evaluate": schema.Evaluate,
     "schedules": schema.Compare,
     "ablate": schema.Ablate,
+    "search": schema.Search,
     "bench_evaluation": schema.BenchEvaluation,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"

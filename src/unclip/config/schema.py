@@ -144,6 +144,28 @@ class BenchEvaluation:
 
 
 @dataclass
+class Search:
+    """conf/search.yaml: a search for the best values. `overrides` are those of every trial."""
+
+    space: Any
+    objectives: Any
+    suggest: Any
+    prune: Any
+    paths: Any
+    title: str = ""
+    verb: Literal["train", "run"] = "train"
+    overrides: list[str] = field(default_factory=list)
+    intermediate: str | None = None
+    trials: Annotated[int, "trials >= 1"] = 20
+    storage: str | None = None
+    n_jobs: Annotated[int | None, "n_jobs >= 1"] = None
+    jobs_per_gpu: Annotated[int, "jobs_per_gpu >= 1"] = 1
+    retry: bool = False
+    report: bool = False
+    dry_run: bool = False
+
+
+@dataclass
 class Paths:
     """Where things are kept."""
 
