@@ -73,6 +73,7 @@ def net(
         "image_size": source.image_size,
         "image_channels": source.image_channels,
         "num_classes": len(source.class_names),
+        "self_conditioning": config["stage"].get("self_conditioning", False),
     }
     words = None
     if clip is not None:
@@ -141,12 +142,23 @@ def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
         return Embeddings.load(clip.to(device), clip.tokenizer, source, cache(config))
 
 
+def trained_prior(run: Run, source: ImageTextData, clip: CLIP) -> Prior:
+    """A finished prior of either kind, on the CLIP's device; calibrated on the training embeddings where its sampler
+    asks for it: from the cache that its training left."""
+    prior = module(run.config, trained_net(run, source, clip), embeddings=None).eval()
+    assert isinstance(prior, Prior)
+    prior = prior.to(next(clip.parameters()).device)
+    if prior.calibrates:
+        with locked(cache(run.config)):
+            known = Embeddings.load(clip, clip.tokenizer, source, cache(run.config), ("train",))
+        prior.calibrate(known, source.split("train").caption_ids)
+    return prior
+
+
 def prior_samples(config: Config, clip: CLIP, source: ImageTextData, true: Embeddings) -> Embeddings:
     """What a decoder is trained on that knows the prior's samples alone, from the cache where it is there."""
     run = only(config["prior"], config["paths"]["outputs"])
-    device = next(clip.parameters()).device
-    prior = module(run.config, trained_net(run, source, clip), embeddings=None).eval().to(device)
-    assert isinstance(prior, Prior)
+    device, prior = next(clip.parameters()).device, trained_prior(run, source, clip)
 
     def sample(text: dict[str, torch.Tensor], numbers: torch.Tensor, seed: int) -> torch.Tensor:
         return prior.sample({name: x.to(device) for name, x in text.items()}, numbers, seed)

@@ -97,17 +97,6 @@ class Sampler:
         return self
 
     @property
-    def calibrates(self) -> bool:
-        """Whether it must see training data, once the net is trained, before it samples."""
-        return False
-
-    def calibrated(
-        self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise
-    ) -> Sampler:
-        """The sampler that samples, after a look at training data x0 (N, *S) under their conditions."""
-        return self
-
-    @property
     def refinements(self) -> dict[str, Any]:
         """What else guidance and clipping are given, to be written beside the samples; empty by default."""
         names = ("guidance_interval", "guidance_rescale", "thresholding")
@@ -126,26 +115,6 @@ class LearnedVarianceSampler(Sampler):
     def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
         learned = LearnedVariance(denoiser)
         return learned, {"variance": learned.variance}
-
-
-@dataclass(frozen=True)
-class AnalyticSampler(Sampler):
-    """For `ddpm`: the variance of the best Gaussian step, which follows from how far x0_hat is from training data at
-    each level of the grid (Bao et al. 2022). It depends on net, steps and spacing, not on the seed of a sample."""
-
-    @property
-    def calibrates(self) -> bool:
-        return True
-
-    def calibrated(
-        self, denoiser: Denoiser, x0: Tensor, cond: Mapping[str, Tensor], noise: Noise
-    ) -> Sampler:
-        analytic = Analytic.estimate(denoiser, [(x0, cond)], self.grid(denoiser), noise)
-        settings = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Sampler(**{**settings, "function": partial(self.function, variance=analytic)})
-
-    def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
-        raise ValueError("the analytic variance is not estimated yet: `calibrated`, which loading a prior does")
 
 
 @dataclass(frozen=True)

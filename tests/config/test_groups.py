@@ -16,7 +16,7 @@ FILES = sorted(p for p in config_folder().rglob("*.yaml"))
 # What the builder, the job or the caller supplies, by the kind of target.
 SUPPLIED = {
     "unclip.nets.clip": {"image_size", "image_channels", "vocabulary", "context_length"},
-    "unclip.nets.prior": {"embedding_dim", "token_width", "context_length"},
+    "unclip.nets.prior": {"embedding_dim", "token_width", "context_length", "self_conditioning"},
     "unclip.nets.autoregressive": {"embedding_dim", "token_width", "context_length"},
     "unclip.nets.decoder": {"image_size", "image_channels", "embedding_dim", "token_width"},
     "unclip.nets.classifier": {"image_channels", "num_classes"},

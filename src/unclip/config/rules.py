@@ -200,6 +200,9 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
     if config.get("sampler") and _name(config["sampler"]) == "LearnedVarianceSampler" and not learned:
         why = "needs a net that predicts it: model.learned_variance=true stage.loss=hybrid"
         yield Problem("sampler", choices.get("sampler"), why)
+    if config.get("sampler") and _name(config["sampler"]) == "AnalyticSampler" and choices["stage"] != "prior":
+        why = "has a variance estimated from training embeddings: for stage=prior; possible here: ddpm, ddpm_large"
+        yield Problem("sampler", choices.get("sampler"), why)
     if loss in ("hybrid", "vlb") and not table:
         why = f"stage.loss = {loss} is a sum over the steps of a table: a schedule with T"
         yield Problem("schedule", choices.get("schedule"), why)

@@ -75,6 +75,7 @@ from unclip.diffusion.schedule import (
     sigmoid_betas,
     zero_terminal_snr,
 )
+from unclip.diffusion.self_conditioning import self_conditioned
 from unclip.diffusion.times import Times
 from unclip.diffusion.variance import Analytic, forward_variance, posterior_variance
 from unclip.diffusion.weighting import Weighting, min_snr, p2, truncated_snr, uniform, vlb
@@ -172,6 +173,7 @@ __all__ = [
     "sample",
     "scaled_linear_betas",
     "schedule",
+    "self_conditioned",
     "sigmoid_betas",
     "slerp",
     "times",

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from unclip.data.embeddings import Embeddings
 from unclip.lit.base import Stage
 from unclip.randomness import KeyedNoise, key
 
@@ -30,6 +31,14 @@ class Prior(Stage):
     def settings(self) -> dict[str, Any]:
         """What else defines its samples, to be written beside them."""
         raise NotImplementedError
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a trained one must see the training embeddings again before it samples: `calibrate`."""
+        return False
+
+    def calibrate(self, embeddings: Embeddings, caption_ids: Tensor) -> None:
+        """What sampling needs beyond weights; caption_ids (N,) of the training images."""
 
     def candidates(self, cond: dict[str, Tensor], noise: Candidates, guidance: float) -> Tensor:
         """Unit embeddings (n,D) for text_embedding (n,D), tokens (n,L,W), token_mask (n,L), keep_text (n,)."""

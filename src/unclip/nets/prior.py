@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unclip.diffusion.bounds import bounded
+from unclip.diffusion.self_conditioning import ESTIMATE
 from unclip.nets.conditions import NullTokens, NullVector
 from unclip.nets.layers import TimeEmbedding, Transformer, causal_mask, require_heads, zeroed
 from unclip.nets.scaling import EmbeddingScaling
@@ -26,7 +27,7 @@ class PriorTransformer(nn.Module):
 
     The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions:
     text_embedding (B,D) of unit norm, tokens (B,L,token_width) with L up to context_length, token_mask (B,L)
-    bool, keep_text (B,) bool.
+    bool, keep_text (B,) bool; with self_conditioning also x0_hat (B,D), an earlier estimate of the answer's x0.
     `scaling` maps unit embeddings to the space the diffusion runs in; it travels with the weights, and
     forward() does not use it.
     """
@@ -42,6 +43,7 @@ class PriorTransformer(nn.Module):
         heads: Annotated[int, "heads >= 1"] = 8,
         mlp_ratio: Annotated[float, "mlp_ratio > 0"] = 4,
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
+        self_conditioning: bool = False,
     ):
         super().__init__()
         require_heads(width, heads)
@@ -50,6 +52,9 @@ class PriorTransformer(nn.Module):
         self.from_tokens = nn.Linear(token_width, width)
         self.from_text = nn.Linear(embedding_dim, width)
         self.from_image = nn.Linear(embedding_dim, width)
+        self.self_conditioning = self_conditioning
+        if self_conditioning:
+            self.from_estimate = zeroed(nn.Linear(embedding_dim, width, bias=False))
         self.time = TimeEmbedding(width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.token_positions = nn.Parameter(torch.randn(context_length, width) * 0.02)
@@ -64,9 +69,10 @@ class PriorTransformer(nn.Module):
         tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
         text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
         query = self.query.expand(len(z_t), -1)  # (B,W)
-        extra = torch.stack(
-            [self.from_text(text), self.time(t), self.from_image(z_t), query], dim=1
-        )  # (B,4,W)
+        image = self.from_image(z_t)  # (B,W)
+        if self.self_conditioning and ESTIMATE in cond:
+            image = image + self.from_estimate(cond[ESTIMATE].to(z_t.dtype))
+        extra = torch.stack([self.from_text(text), self.time(t), image, query], dim=1)  # (B,4,W)
         caption = self.from_tokens(tokens) + self.token_positions[: tokens.shape[1]]  # (B,L,W)
         x = torch.cat([caption, extra + self.extra_positions], dim=1)  # (B,L+4,W)
         y = self.transformer(x, self._mask(mask))  # (B,L+4,W)

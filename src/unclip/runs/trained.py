@@ -13,7 +13,6 @@ from unclip.data.module import ImageTextData
 from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
-from unclip.lit.candidates import Prior
 from unclip.nets.clip import CLIP
 from unclip.runs.references import runs_of
 from unclip.runs.store import Run
@@ -34,7 +33,7 @@ def load(request: dict[str, Any]) -> Trained:
     source = build.data(runs["decoder"].config)
     device = _device(request["accelerator"])
     clip = build.upstream_clip(runs["decoder"].config, source).to(device)
-    prior = _stage(runs["prior"], source, clip).to(device) if "prior" in runs else None
+    prior = build.trained_prior(runs["prior"], source, clip) if "prior" in runs else None
     decoder = _stage(runs["decoder"], source, clip).to(device)
     model = UnCLIP(clip, prior, decoder, clip.tokenizer, batch_size=request["batch_size"])
     return resampled(Trained(model, source, runs), request)
@@ -45,6 +44,9 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
     such steps."""
     own = trained.model.decoder.sampler
     sampler = build.part(request["sampler"]) if request.get("sampler") else own
+    if sampler.calibrates:
+        why = "has a variance estimated from training embeddings, for priors alone; possible here: ddpm, ddpm_large"
+        raise Problems([Problem("sampler", "ddpm_analytic", why)])
     given = request.get("guidance")
     guidance = given if given is not None else own.guidance
     sampler = sampler.but(guidance=guidance, steps=request.get("steps"))
@@ -62,7 +64,7 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
 def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:
     net = build.trained_net(run, source, clip)
     module = build.module(run.config, net, embeddings=None)
-    assert isinstance(module, DiffusionStage | Prior)
+    assert isinstance(module, DiffusionStage)
     return module.eval()
 
 
