@@ -14,7 +14,7 @@ from unclip.build import part
 from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
 from unclip.config.problems import Problems
 from unclip.diffusion import Shifted, log_snr, make_grid
-from unclip.runs import multirun, report, search, where
+from unclip.runs import ablate, multirun, report, search, where
 from unclip.runs.runs import KEYS
 from unclip.runs.schedules import checked, listed
 from unclip.runs.whole import planned
@@ -79,6 +79,8 @@ def test_the_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> 
         check_sweep(verb, overrides)
     elif verb == "run":
         planned(overrides)
+    elif verb == "ablate":
+        ablate.asked(overrides[0], overrides[1:], [])
     elif verb == "schedules":
         checked([listed(o) for o in overrides])
     elif verb == "evaluate":  # of a swept setting each value: sampler, guidance, steps, ...

@@ -175,7 +175,8 @@ class _Composer:
         self.always = [f"hydra.searchpath=[file://{own}]"] if own else []
         self.always += also
         self.parser = OverridesParser.create()
-        self.by_groups: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+        self.parsed: dict[str, Override | Problem] = {}
+        self.by_groups: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any]]] = {}
         self.by_lines: dict[tuple[str, ...], Composed] = {}
 
     def __enter__(self) -> _Composer:
@@ -223,14 +224,13 @@ class _Composer:
         return [line not in named or line in groups or named[line] in keys - choices.keys() for line in lines]
 
     def parse(self, line: str) -> Override | Problem:
-        try:
-            return self.parser.parse_override(line)
-        except HydraException:
-            return Problem(
-                line,
-                None,
-                "cannot be read; an override is key=value, with strings of spaces or commas quoted",
-            )
+        if line not in self.parsed:
+            try:
+                self.parsed[line] = self.parser.parse_override(line)
+            except HydraException:
+                why = "cannot be read; an override is key=value, with strings of spaces or commas quoted"
+                self.parsed[line] = Problem(line, None, why)
+        return self.parsed[line]
 
     def _check(self, typed: list[str]) -> tuple[list[Problem], Composed | None]:
         lines = spoken(typed) if self.verb == "train" else typed
@@ -266,8 +266,8 @@ class _Composer:
             problems += [problem] if problem else []
             sound += [] if problem else [line]
         try:
-            config, choices = self._compose(sound)
-            raw, resolved = config, OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+            composed, choices, raw = self._composed(sound)
+            resolved = OmegaConf.to_container(composed, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
         assert isinstance(resolved, dict)
@@ -286,24 +286,28 @@ class _Composer:
         return problems, Composed(config, choices, typed)
 
     def _compose(self, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Hydra's composition: once for each choice of groups, with the values put into a copy of it by Hydra's own
-        function."""
+        _, choices, plain = self._composed(lines)
+        return plain, choices
+
+    def _composed(self, lines: list[str]) -> tuple[DictConfig, dict[str, str], dict[str, Any]]:
+        """Hydra's composition, the choices, and it as plain as it is before interpolation: once for each choice of
+        groups, with the values put into a copy of it by Hydra's own function."""
         parsed = [(line, self.parse(line)) for line in lines]
         values = [(line, o) for line, o in parsed if isinstance(o, Override) and self._is_plain_value(o)]
-        chosen = tuple(line for line in lines if line not in dict(values))
+        given = {line for line, _ in values}
+        chosen = tuple(line for line in lines if line not in given)
         if chosen not in self.by_groups:
             config = hydra.compose(self.verb, [*self.always, *chosen], return_hydra_config=True)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 config.pop("hydra")
-            self.by_groups[chosen] = config, choices
-        config, choices = self.by_groups[chosen]
-        if values:
-            config = copy.deepcopy(config)
-            ConfigLoaderImpl._apply_overrides_to_config([o for _, o in values], config)
-        plain = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(plain, dict)
-        return {str(k): v for k, v in plain.items()}, choices
+            self.by_groups[chosen] = config, choices, _plain(config)
+        config, choices, plain = self.by_groups[chosen]
+        if not values:
+            return config, choices, plain
+        config = copy.deepcopy(config)
+        ConfigLoaderImpl._apply_overrides_to_config([o for _, o in values], config)
+        return config, choices, _plain(config)
 
     def _is_plain_value(self, override: Override) -> bool:
         key = override.key_or_group
@@ -329,6 +333,12 @@ class _Composer:
         return Problem(
             group, wrong[0], f"no such option{_nearest(wrong[0], possible)}; possible: {', '.join(possible)}"
         )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:

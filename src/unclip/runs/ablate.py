@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +172,11 @@ def _state_of(cell: Mapping[str, Any] | None, overrides: Sequence[str]) -> str:
 
 def _reported(record: Path) -> int:
     """The ablation's report, and its short summary; 1 where there is nothing to report."""
-    if "report" not in VERBS:
-        return DONE
+    from unclip.runs import report
+
     print()
     try:
-        return import_module(VERBS["report"].module).main([str(record)])
+        return report.main([str(record)])
     except Problems as problems:
         print(f"unclip ablate: {problems}", file=sys.stderr)
         return FAILED
