@@ -356,6 +356,21 @@ def test_a_run_that_a_results_folder_names_stays(
     assert not (three / "made" / "aaaaaaaaa1").exists()
 
 
+@pytest.mark.parametrize(
+    "found", [{"status.json"}, {"status.json", "request.json"}, {"status.json", "pipeline.json"}]
+)
+def test_a_results_folder_is_no_run_and_hides_none(
+    three: Path, capsys: pytest.CaptureFixture[str], found: set[str]
+) -> None:
+    for name in found:
+        (three / "made" / name).write_text(json.dumps({"state": "running", "signature": "0123456789"}))
+    before = names_in(three)
+    assert len(before) >= 2
+    out = typed(capsys, str(three))[1]
+    assert "unreadable" not in out
+    assert f"{len(list((three / 'made').glob('*/config.yaml')))} runs" in out
+
+
 def test_a_live_run_stays_also_if_it_comes_alive_meanwhile(
     three: Path, decoder: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ Reads only; a run whose files cannot be read is listed with what is wrong with i
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import re
@@ -20,6 +21,7 @@ import yaml
 
 from unclip.config.problems import Problem, Problems
 from unclip.runs import where
+from unclip.runs.results import RECORD, REQUEST
 from unclip.runs.store import Run
 
 DEPTH = 5  # <outputs>/<experiment, which may be a/b/c>/<signature>
@@ -95,19 +97,29 @@ def scan(folder: Path) -> tuple[list[Listed], list[str]]:
 
 
 def folders(folder: Path, notes: list[str], depth: int = DEPTH) -> Iterator[Path]:
-    """The folders of runs: those with a config.yaml or status.json. Nothing inside a run is one; links and hidden
-    folders are not followed."""
+    """The folders of runs: those with a config.yaml, or a status.json that is not a results folder's. Nothing inside a
+    run is one; links and hidden folders are not followed."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         notes.append(f"{folder} cannot be looked into: {error.strerror}")
         return
-    if any(entry.name in ("config.yaml", "status.json") for entry in entries):
+    names = {entry.name for entry in entries}
+    if "config.yaml" in names or ("status.json" in names and not _holds_results(folder, names)):
         yield folder
         return
     for entry in entries:
         if depth and not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from folders(Path(entry.path), notes, depth - 1)
+
+
+def _holds_results(folder: Path, names: set[str]) -> bool:
+    if names & {RECORD, REQUEST}:
+        return True
+    try:
+        return "signature" in json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def configuration(text: str) -> dict[str, Any]:
