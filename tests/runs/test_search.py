@@ -162,6 +162,7 @@ def test_a_hopeless_trial_is_stopped_on_the_way_and_keeps_its_checkpoint(
     assert 2 <= int(run.checkpoint.read_text()) < STEPS, "gently: what it had is saved"
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_ends_no_other(capfd: pytest.CaptureFixture[str]) -> None:
     there_is("seeds", space={"seed": {"choices": [0, 1, 2]}})
     assert main(["search", "seeds", "suggest=grid"]) == 0
@@ -184,6 +185,7 @@ def test_the_same_values_are_not_trained_twice() -> None:
     assert sorted(lr for _, lr, _ in started()) == [1e-5, 1e-3]
 
 
+@pytest.mark.slow
 def test_a_grid_is_each_combination_once() -> None:
     there_is("both", space={"lr": RATES, "width": WIDTHS})
     assert main(["search", "both", "suggest=grid", "trials=50", "n_jobs=2"]) == 0
@@ -191,6 +193,7 @@ def test_a_grid_is_each_combination_once() -> None:
     assert sorted(points) == [(lr, width) for lr in (1e-5, 1e-3) for width in (32, 64)]
 
 
+@pytest.mark.slow
 def test_nsga2_finds_the_front_of_two_objectives() -> None:
     """Against a comparison of all pairs."""
     ways = {"val/loss": "minimize", "parameters": "maximize"}
@@ -209,9 +212,8 @@ def test_nsga2_finds_the_front_of_two_objectives() -> None:
     assert any(t.best for t in found)
 
 
-@pytest.mark.parametrize(
-    "storage", ["elsewhere/trials.log", pytest.param("sqlite:///trials.db", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["elsewhere/trials.log", "sqlite:///trials.db"])
 def test_trials_are_kept_where_one_says(storage: str) -> None:
     assert main(["search", "quick", "trials=1", f"storage={storage}"]) == 0
     assert main(["search", "quick", "trials=2", f"storage={storage}"]) == 0
@@ -264,6 +266,7 @@ def test_a_metric_that_nobody_logs_ends_the_search_and_what_was_trained_is_kept(
     assert trials("quick", *asked)[0].values == [1.0], "of most samples"
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_named_and_a_torn_last_line_is_not_damage(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
