@@ -108,7 +108,11 @@ def test_the_switches_at_their_defaults_leave_the_weights_as_they_were():
 ADM = {"resampling": "residual", "rescale": True, "modulation": "add", "head_channels": 4}
 
 
-@pytest.mark.parametrize("changes", [{}, {"unshuffle": 2}, ADM], ids=["plain", "unshuffled", "switched"])
+WIDE = {"multipliers": (2, 1)}  # a first level that is wider than `channels`
+CHANGES = {"plain": {}, "unshuffled": {"unshuffle": 2}, "switched": ADM, "wide at first": WIDE}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_every_input_reaches_every_pixel(changes):
     """Gradients of one corner pixel: from the opposite corner of x, from the vector, from each visible
     token."""

@@ -79,7 +79,7 @@ class UNet(nn.Module):
 
         folded = image_channels * unshuffle**2
         self.unshuffle = unshuffle
-        self.first = nn.Conv2d(folded, channels, 3, padding=1)
+        self.first = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for i, w in enumerate(widths):
             coarser = down(w, widths[i + 1]) if i + 1 < len(widths) else None
@@ -89,7 +89,7 @@ class UNet(nn.Module):
             finer = up(w, widths[i - 1]) if i > 0 else None
             self.up.append(level(2 * w, w, blocks, i in attention, finer))
         out = (out_channels or image_channels) * unshuffle**2
-        to_pixels = zeroed(nn.Conv2d(channels * multipliers[0], out, 3, padding=1))
+        to_pixels = zeroed(nn.Conv2d(widths[0], out, 3, padding=1))
         self.last = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), to_pixels)
 
     def forward(
