@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -222,3 +223,58 @@ def test_killed_at_random_and_by_two_parents_every_cell_is_trained_once_to_the_u
         load_file(tmp_path / "outputs/default" / undisturbed.parent.name / undisturbed.name),
     )
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_five_times_over_at_random_moments_nothing_changes(seed: int, tmp_path: Path) -> None:
+    """kill -9 of the sweep's parent or of one of its jobs, while they start or in the midst of their steps: each cell
+    is finished exactly once, with the weights of a sweep that nobody disturbed. Four times over: twenty kills."""
+    small = [*SMALL["prior"], "trainer.max_steps=800", "callbacks.checkpoint.every_n_steps=10"]
+    request = ["-m", "seed=0,1", "hydra.launcher.n_jobs=2"]
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "unclip", "train", *small, *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+    def saved() -> set[tuple[Path, int]]:
+        return {(p, p.stat().st_mtime_ns) for p in tmp_path.glob("outputs/default/*/checkpoint.ckpt")}
+
+    chance, parent, in_steps = random.Random(seed), start(*request), 0
+    for kill in range(5):
+        known, patience = saved(), chance.uniform(1, 6) if kill == 0 else 60
+        end = time.monotonic() + patience  # once at any moment, then after steps that were saved
+        while parent.poll() is None and time.monotonic() < end and not saved() - known:
+            time.sleep(0.05)
+        in_steps += bool(saved() - known)
+        time.sleep(chance.uniform(0, 0.5))
+        runs = [Run(p.parent) for p in tmp_path.glob("outputs/default/*/status.json")]
+        jobs = [run.status["pid"] for run in runs if run.state == "live"]
+        if jobs and kill % 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(jobs), signal.SIGKILL)
+        else:
+            parent.kill()
+        if not (jobs and kill % 2) or parent.poll() is not None:
+            parent.communicate()
+            parent = start(*request)
+    assert in_steps >= 3
+    output, _ = parent.communicate(timeout=200)
+    if parent.returncode:  # a job of this very parent was killed: it is named, and goes on when typed again
+        assert "killed by signal 9" in output
+        again = start(*request)
+        output, _ = again.communicate(timeout=200)
+        assert again.returncode == 0, output
+    alone = start(*request, "paths.outputs=alone")
+    output, _ = alone.communicate(timeout=200)
+    assert alone.returncode == 0, output
+    undisturbed = sorted(tmp_path.glob("alone/default/*/weights.safetensors"))
+    assert len(undisturbed) == len(list(tmp_path.glob("outputs/default/*/weights.safetensors"))) == 2
+    for path in undisturbed:
+        run = tmp_path / "outputs/default" / path.parent.name
+        a, b = load_file(path), load_file(run / path.name)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        said = (run / "log.txt").read_text()
+        assert "going on from its checkpoint" in said
+        assert said.count("run: ") - said.count("interrupted, saved") == 1, "finished once"
