@@ -18,11 +18,13 @@ from unclip.config.problems import Problem, Problems
 from unclip.data.cache import locked
 from unclip.data.embeddings import Embeddings
 from unclip.data.fingerprint import fingerprint, module_fingerprint
+from unclip.data.latents import Latents
 from unclip.data.module import ImageTextData
 from unclip.data.tokenizer import ByteTokenizer, Tokenizer
 from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
 from unclip.lit.candidates import Prior
+from unclip.nets.autoencoder import Autoencoder, LatentScale
 from unclip.nets.clip import CLIP
 from unclip.randomness import key
 from unclip.runs.store import Run
@@ -75,6 +77,10 @@ def net(
         "num_classes": len(source.class_names),
         "self_conditioning": config["stage"].get("self_conditioning", False),
     }
+    if config.get("autoencoder"):
+        below = only(config["autoencoder"], config["paths"]["outputs"]).config["model"]
+        known["image_size"] = source.image_size // below["factor"]
+        known["image_channels"] = below["latent_channels"]
     words = None
     if clip is not None:
         known |= {"embedding_dim": clip.embedding_dim, "token_width": clip.token_width}
@@ -86,6 +92,8 @@ def net(
     made: nn.Module = make(config["model"], **_wanted(config["model"], known))
     if isinstance(made, CLIP) and words is not None:
         made.tokenizer = words
+    if config.get("autoencoder"):
+        made.latent_scale = LatentScale()  # saved with the net, set when its training begins
     schedule = part(config["schedule"]) if config.get("schedule") else None
     if isinstance(schedule, nn.Module):  # a learned one is trained, averaged and saved as a part of the net
         made.schedule = schedule
@@ -118,6 +126,27 @@ def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
     return frozen
 
 
+def latents(config: Config, source: ImageTextData, encoded: bool = False) -> Latents | None:
+    """The latent space that a decoder works in, with the encodings of its training pictures if it is to be trained.
+
+    Raises ValueError where the autoencoder was made for pictures of other channels.
+    """
+    if not config.get("autoencoder"):
+        return None
+    run = only(config["autoencoder"], config["paths"]["outputs"])
+    with safe_open(run.weights, framework="pt") as file:
+        channels = len(file.get_tensor("last.weight")) // run.config["model"]["unshuffle"] ** 2
+    if channels != source.image_channels:
+        why = f"was trained on pictures of {channels} channels, these data have {source.image_channels}"
+        raise ValueError(f"autoencoder = {run.signature}: {why}; give one of such data, or auto")
+    frozen = trained_net(run, source)
+    assert isinstance(frozen, Autoencoder)
+    if not encoded:
+        return Latents(frozen)
+    with locked(cache(config)):  # one rank computes, the others read
+        return Latents.load(frozen.to(_device(config)), source, cache(config))
+
+
 def evaluation_clip(run: str, outputs: str = "outputs") -> EvaluationClip:
     """A finished CLIP run, by folder or signature, as a judge of images. Raises Problems."""
     found = only(run, outputs)
@@ -136,10 +165,14 @@ def named_data(name: str, folder: str = "data") -> ImageTextData:
 
 def embeddings(config: Config, clip: CLIP, source: ImageTextData) -> Embeddings:
     """The data set's embeddings by this CLIP, from the cache where they are there."""
-    on_gpu = torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu"
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
     with locked(cache(config)):  # one rank computes, the others read
-        return Embeddings.load(clip.to(device), clip.tokenizer, source, cache(config))
+        return Embeddings.load(clip.to(_device(config)), clip.tokenizer, source, cache(config))
+
+
+def _device(config: Config) -> str:
+    """Where what is frozen computes before training begins."""
+    on_gpu = torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
 
 
 def trained_prior(run: Run, source: ImageTextData, clip: CLIP) -> Prior:
@@ -180,6 +213,10 @@ def stage(config: Config, source: ImageTextData) -> Stage:
     known: dict[str, Any] = {"captions": source.captions}
     if isinstance(made, CLIP):
         known["tokenizer"] = made.tokenizer
+    if config.get("discriminator"):
+        torch.manual_seed(key(config["seed"], "initial weights of the discriminator"))
+        known["discriminator"] = make(config["discriminator"], image_channels=source.image_channels)
+    known["latents"] = latents(config, source, encoded=True)
     known["embeddings"] = None
     if clip is not None:
         known["embeddings"] = embeddings(config, clip, source)
@@ -191,7 +228,7 @@ def stage(config: Config, source: ImageTextData) -> Stage:
 
 def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
-    groups = ("optim", "schedule", "objective", "weighting", "times", "sampler")
+    groups = ("optim", "schedule", "objective", "weighting", "times", "sampler", "perceptual")
     parts = {group: part(config[group]) for group in groups if config.get(group) is not None}
     if hasattr(net, "schedule"):
         parts["schedule"] = net.schedule

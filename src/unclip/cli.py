@@ -46,7 +46,7 @@ is trained once.
     "train": Verb(
         "unclip.runs.train",
         "one training run; -m makes it a Hydra multirun",
-        """unclip train stage=clip|prior|decoder|classifier [overrides]
+        """unclip train stage=clip|prior|decoder|autoencoder|classifier [overrides]
 unclip train experiment=NAME/STAGE [overrides]
 
 A run's folder is named by its configuration: the same command finds the same run, skips it when it is finished and

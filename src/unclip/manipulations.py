@@ -32,7 +32,7 @@ class Latents:
     """Pictures as a decoder sees them."""
 
     embedding: Tensor  # (N,D) unit norm
-    x_T: Tensor  # (N,C,H,W)
+    x_T: Tensor  # (N,C,H,W), or as small as an autoencoder's latents
     prompts: tuple[str, ...]  # one each, for decoders that see captions
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Manipulator:
     def latents(self, images: Tensor, prompts: Sequence[str]) -> Latents:
         """Of uint8 (N,C,H,W) and a caption each."""
         model = self.model
-        x0 = to_float(images).to(model.device)
+        x0 = model.decoder.encoded(to_float(images).to(model.device))
         embedding = image_features(model.clip, images)["image"].to(model.device)
         cond = self._cond(embedding, prompts)
         plain, _ = replace(self.sampler, guidance=1.0).wrapped(model.decoder.denoiser, cond)
@@ -79,9 +79,8 @@ class Manipulator:
         denoiser = self.model.decoder.denoiser
         denoise, _ = self.sampler.wrapped(denoiser, null(cond))
         noise = KeyedNoise(key(self.seed, "manipulation", draw), range(len(latents)))
-        return to_uint8(
-            ddim(denoise, latents.x_T, self.sampler.grid(denoiser), cond, noise=noise, eta=eta)
-        ).cpu()
+        x0 = ddim(denoise, latents.x_T, self.sampler.grid(denoiser), cond, noise=noise, eta=eta)
+        return to_uint8(self.model.decoder.pixels(x0)).cpu()
 
     # ---- the paper's section 3 -------------------------------------------------------------------------
 
@@ -127,17 +126,23 @@ class Manipulator:
         self, images: Tensor, mask: Tensor, prompts: Sequence[str], count: int, resample: int = 4
     ) -> Tensor:
         """uint8 (N,M,C,H,W): images (N,C,H,W) kept where the mask (H,W) is True, elsewhere drawn from the caption by
-        way of the prior, `count` times; resample: RePaint's U."""
-        x0 = to_float(images).to(self.model.device)
+        way of the prior, `count` times; resample: RePaint's U.
+
+        In a latent space a latent is kept where all of its pixels are, and the kept pixels themselves are put in last.
+        """
+        decoder, mask = self.model.decoder, mask.to(self.model.device)
+        x0 = decoder.encoded(to_float(images).to(self.model.device))
+        cells = (
+            -F.adaptive_max_pool2d(-mask[None].float(), x0.shape[-2:])[0] == 1
+        )  # (h,w), the mask itself in pixels
         drawn = []
         for draw in range(count):
             cond = self._cond(self._imagined(prompts, draw), prompts)
-            denoiser = self.model.decoder.denoiser
-            denoise, _ = self.sampler.wrapped(denoiser, null(cond))
+            denoise, _ = self.sampler.wrapped(decoder.denoiser, null(cond))
             noise = KeyedNoise(key(self.seed, "inpainting", draw), range(len(x0)))
-            grid = self.sampler.grid(denoiser)
-            x = inpaint(denoise, x0, mask.to(x0.device), grid, cond, noise=noise, resample=resample)
-            drawn.append(to_uint8(x).cpu())
+            grid = self.sampler.grid(decoder.denoiser)
+            x = inpaint(denoise, x0, cells, grid, cond, noise=noise, resample=resample)
+            drawn.append(torch.where(mask.cpu(), images.cpu(), to_uint8(decoder.pixels(x)).cpu()))
         return torch.stack(drawn, dim=1)
 
     def outpainted(
@@ -147,8 +152,9 @@ class Manipulator:
 
         Raises ValueError where the decoder's net takes no pictures of that size.
         """
-        unet = self.model.decoder.net.unet
+        unet, latents = self.model.decoder.net.unet, self.model.decoder.latents
         size, factor = images.shape[-1] + 2 * border, unet.unshuffle * 2 ** (len(unet.down) - 1)
+        factor *= 1 if latents is None else latents.autoencoder.factor
         if size % factor:
             possible = [b for b in range(1, images.shape[-1] + 1) if (images.shape[-1] + 2 * b) % factor == 0]
             raise ValueError(
@@ -201,7 +207,8 @@ class Manipulator:
         like = torch.empty(
             len(indices), net.image_channels, net.image_size, net.image_size, device=self.model.device
         )
-        return to_uint8(ddim(denoise, float(grid.sigma[0]) * noise(like), grid, cond)).cpu()
+        x0 = ddim(denoise, float(grid.sigma[0]) * noise(like), grid, cond)
+        return to_uint8(self.model.decoder.pixels(x0)).cpu()
 
     def _imagined(self, prompts: Sequence[str], draw: int) -> Tensor:
         """(n,D) by the prior, a sample a prompt."""

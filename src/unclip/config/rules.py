@@ -65,7 +65,7 @@ def _divisions(config: Config, base: Config, choices: dict[str, str]) -> Iterato
             "model.patch", patch, f"must divide data.image_size = {size}; possible: {_divisors(size)}"
         )
     if "multipliers" in model:
-        yield from _unet(model, size)
+        yield from _unet(model, None if config.get("autoencoder") else size)  # of latents: see latent_grid
 
 
 def _unet(model: Config, size: int | None) -> Iterator[Problem]:
@@ -104,6 +104,46 @@ def _unet(model: Config, size: int | None) -> Iterator[Problem]:
         yield Problem(
             "model.caption_layers", 0, "model.conditioning = caption_only needs the caption: 1 or more"
         )
+
+
+def latent_grid(model: Config, image_size: int | None, factor: int) -> Iterator[Problem]:
+    """Whether a decoder's U-Net can halve an autoencoder's grid of latents as often as it would."""
+    if not image_size or "multipliers" not in model:
+        return
+    side, halvings = image_size // factor, len(model["multipliers"]) - 1
+    if side % (model["unshuffle"] * 2**halvings):
+        halved = f"the U-Net halves it {halvings} times after pixel-unshuffle {model['unshuffle']}"
+        why = f"makes {side}x{side} latents of {image_size} pixels, and {halved}"
+        yield Problem("autoencoder", f"factor {factor}", f"{why}: model.unshuffle=1, or fewer model.multipliers")
+
+
+def _autoencoder(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """What belongs to the stage, what fits its net, and what a decoder in its latents cannot have."""
+    stage, model, size = choices["stage"], config["model"], config["data"].get("image_size")
+    for group in ("perceptual", "discriminator"):
+        if config.get(group) and stage != "autoencoder":
+            yield Problem(group, choices.get(group), f"is a part of stage=autoencoder, this is stage {stage}")
+    if stage == "autoencoder":
+        factor, unshuffle = model["factor"], model["unshuffle"]
+        if size and size % factor:
+            yield Problem("model.factor", factor, f"must divide data.image_size = {size}")
+        if unshuffle not in (1, 2, 4, 8) or unshuffle > factor:
+            possible = ", ".join(str(n) for n in (1, 2, 4, 8) if n <= factor)
+            yield Problem("model.unshuffle", unshuffle, f"must divide model.factor; possible: {possible}")
+        for name in ("channels", "max_channels"):
+            if model[name] % model["groups"]:
+                yield Problem("model.groups", model["groups"], f"must divide model.{name} = {model[name]}")
+    if not config.get("autoencoder"):
+        return
+    if config["autoencoder"] == "random":
+        why = "has learned nothing that pictures could be made of; possible: auto, or a run of stage=autoencoder"
+        yield Problem("autoencoder", "random", why)
+    if config.get("clip_x0") not in (None, base.get("clip_x0")):
+        why = "is a range of pixels, and with an autoencoder x0 is a latent: leave it out"
+        yield Problem("clip_x0", config["clip_x0"], why)
+    if (config.get("sampler") or {}).get("thresholding") is not None:
+        why = "is of pixels, and with an autoencoder x0 is a latent: leave it out"
+        yield Problem("sampler.thresholding", config["sampler"]["thresholding"], why)
 
 
 def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -249,6 +289,7 @@ RULES = (
     _thresholding,
     _likelihood,
     _learned_schedule,
+    _autoencoder,
     _prior_samples,
     _unconditional,
     _hardware,

@@ -25,11 +25,14 @@ class Train:
     weighting: Any = None
     times: Any = None
     sampler: Any = None
+    perceptual: Any = None
+    discriminator: Any = None
     logger: Any = None
     callbacks: Any = None
     extractor: Any = None
     paths: Any = None
     clip: str | None = None
+    autoencoder: str | None = None
     prior: str | None = None
     prior_kind: Literal["diffusion", "autoregressive"] = "diffusion"
     guidance: Annotated[float, "guidance >= 0"] = 1.0

@@ -66,7 +66,7 @@ class Embeddings:
         for split in splits:
             name = fingerprint("image embeddings", weights, data.split(split).fingerprint)
             images = data.split(split).images
-            tensors = _cached(
+            tensors = cached(
                 folder / f"image-{name[:24]}.safetensors",
                 f"CLIP embeddings of {len(images)} {split} images",
                 partial(image_features, clip, images, f"embedding {split}"),
@@ -74,7 +74,7 @@ class Embeddings:
             image[split] = tensors["image"]
         words = [tokenizer.length, *([tokenizer.saved] if tokenizer.saved else [])]
         name = fingerprint("text features", weights, data.captions, *words)
-        text = _cached(
+        text = cached(
             folder / f"text-{name[:24]}.safetensors",
             f"CLIP features of {len(data.captions)} captions",
             lambda: text_features(clip, tokenizer, data.captions),
@@ -101,7 +101,7 @@ class Embeddings:
             pairs, which = torch.unique(captions * PER_CAPTION + turn, return_inverse=True)
             name = fingerprint("prior samples", prior, split, self.text, captions, PER_CAPTION)
             compute = partial(self._samples, sample, pairs // PER_CAPTION, key(0, "prior samples", split))
-            tensors = _cached(
+            tensors = cached(
                 Path(folder) / f"prior-{name[:24]}.safetensors",
                 f"the prior's samples for {len(captions)} {split} captions",
                 compute,
@@ -149,7 +149,7 @@ def image_features(clip: Any, images: Tensor, label: str | None = None) -> dict[
                     bar.update(sum(map(len, done)))
         return done
 
-    return {"image": torch.cat(_frozen(clip, encode))}
+    return {"image": torch.cat(frozen(clip, encode))}
 
 
 def text_features(clip: Any, tokenizer: Tokenizer, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -158,13 +158,13 @@ def text_features(clip: Any, tokenizer: Tokenizer, captions: Sequence[str]) -> d
     device = next(clip.parameters()).device
     done: list[tuple[Tensor, Tensor, Tensor]] = []
     for ids in tokenizer.encode_short(captions).split(BATCH):
-        features = _frozen(clip, partial(clip.encode_text, ids.to(device)))
+        features = frozen(clip, partial(clip.encode_text, ids.to(device)))
         done.append((features.embedding.float().cpu(), features.tokens.float().cpu(), features.mask.cpu()))
     names = ("text", "tokens", "token_mask")
     return {name: torch.cat(parts) for name, parts in zip(names, zip(*done, strict=True), strict=True)}
 
 
-def _frozen(module: nn.Module, compute: Callable[[], Any]) -> Any:
+def frozen(module: nn.Module, compute: Callable[[], Any]) -> Any:
     """Without gradients, dropout or reduced precision; the module's mode is put back."""
     training = module.training
     device = next(module.parameters()).device.type
@@ -176,7 +176,8 @@ def _frozen(module: nn.Module, compute: Callable[[], Any]) -> Any:
         module.train(training)
 
 
-def _cached(path: Path, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(path: Path, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of a file, else computed and written there, which a line says; a damaged file is named and replaced."""
     try:
         return load_tensors(path)[0]
     except FileNotFoundError:

@@ -72,7 +72,7 @@ def write_denoising(trained: Trained, prompts: Sequence[str], seed: int, path: P
     states: list[tuple[float, Tensor]] = []
 
     def remember(step: int, t: float, x: Tensor, x0: Tensor) -> None:
-        states.append((float(t), to_uint8(x).cpu()))
+        states.append((float(t), to_uint8(trained.model.decoder.pixels(x)).cpu()))
 
     final = trained.model.sample(prompts, 1, seed, callback=remember)
     chosen = torch.linspace(0, len(states) - 1, min(POINTS - 1, len(states))).round().int().tolist()

@@ -31,6 +31,8 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     if "prior" not in named:
         why = "a decoder's run does not name its prior: give prior=<signature>, or the results folder of `unclip run`"
         raise Problems([Problem("prior", None, f"{why}, or prior={NO_PRIOR} to do without one")])
+    if below := only(named["decoder"], outputs).config.get("autoencoder"):
+        named["autoencoder"] = below  # no other decodes its latents
     without = named["prior"] == NO_PRIOR
     runs = {s: only(reference, outputs) for s, reference in named.items() if not (s == "prior" and without)}
     clip = runs["decoder"].config["clip"]

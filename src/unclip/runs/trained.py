@@ -48,6 +48,8 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
         why = "has a variance estimated from training embeddings, for priors alone; possible here: ddpm, ddpm_large"
         raise Problems([Problem("sampler", "ddpm_analytic", why)])
     given = request.get("guidance")
+    if trained.model.decoder.latents is not None:  # x0_hat has the range of pixels in pixels alone
+        sampler = replace(sampler, clip=None, thresholding=None)
     guidance = given if given is not None else own.guidance
     sampler = sampler.but(guidance=guidance, steps=request.get("steps"))
     try:
@@ -63,7 +65,7 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
 
 def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:
     net = build.trained_net(run, source, clip)
-    module = build.module(run.config, net, embeddings=None)
+    module = build.module(run.config, net, embeddings=None, latents=build.latents(run.config, source))
     assert isinstance(module, DiffusionStage)
     return module.eval()
 

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from unclip.config.compose import Composed, compose, options
 from unclip.config.problems import Problem, Problems
+from unclip.config.rules import latent_grid
 from unclip.runs.signature import AS_BEFORE, canonical
 from unclip.runs.store import Run, find
 
-STAGES = ("clip", "prior", "decoder")  # in the order of their dependence
+STAGES = ("clip", "autoencoder", "prior", "decoder")  # in the order of their dependence
 TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
 WHERE = ("data.folder",)  # where files are kept
 
@@ -71,6 +72,7 @@ def resolve(
     config = dict(composed.config)
     runs: dict[str, tuple[Run, list[str]]] = {stage: (run, []) for stage, run in by_hand.items()}
     clips = {stage: run.config.get("clip") for stage, run in by_hand.items()}
+    autoencoder = by_hand["autoencoder"].config if "autoencoder" in by_hand else None
     for stage, reference in references(config):
         if reference == "auto":
             overrides = own(composed.experiment, stage, composed.overrides)
@@ -84,11 +86,27 @@ def resolve(
                 below = resolve(upstream)[0]
                 runs[stage] = Run.of(below, upstream.experiment), overrides
             clips[stage] = below.get("clip")
+            if stage == "autoencoder":
+                autoencoder = below
     config |= {stage: run.signature for stage, (run, _) in runs.items()}
+    if autoencoder is not None:
+        config = in_latent_space(config, autoencoder)
     if (other := clips.get("prior", config.get("clip"))) != config.get("clip"):
         why = f"was trained on CLIP {other}, this decoder is on CLIP {config['clip']}"
         raise Problems([Problem("prior", composed.config["prior"], why)])
     return config, runs
+
+
+def in_latent_space(config: dict[str, Any], autoencoder: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a decoder on top of this autoencoder's: latents have no range that x0_hat is clipped to.
+
+    Raises:
+        Problems: the U-Net cannot halve the grid of latents as often as it would.
+    """
+    size, factor = config["data"].get("image_size"), autoencoder["model"]["factor"]
+    if problems := [*latent_grid(config["model"], size, factor)]:
+        raise Problems(problems)
+    return {**config, "clip_x0": None, "sampler": {**config["sampler"], "clip": None}}
 
 
 def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
@@ -101,7 +119,7 @@ def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
         outputs = config["paths"]["outputs"]
         found = find(reference, Path(outputs))
         if len(found) != 1 or found[0].state != "finished":
-            others = "auto" if stage == "prior" else "auto or random"
+            others = "auto or random" if stage == "clip" else "auto"
             problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, {others}"))
             continue
         runs[stage] = found[0]
@@ -130,7 +148,10 @@ def _mismatches(
 ) -> Iterator[Problem]:
     if found["stage"]["name"] != stage:
         yield Problem(stage, reference, f"is a run of stage {found['stage']['name']}, not {stage}")
-    here, there = _what_on(config), _what_on(found)
+    if stage == "autoencoder":  # may have learned from other pictures of this size
+        here, there = ({"data.image_size": c["data"].get("image_size")} for c in (config, found))
+    else:
+        here, there = _what_on(config), _what_on(found)
     for key in sorted(here.keys() | there.keys()):
         if here.get(key) != there.get(key):
             why = f"was trained with {key} = {there.get(key)}, this run has {here.get(key)}"
