@@ -112,7 +112,8 @@ def test_the_reference_configuration_trains_a_few_steps_of_each_stage(
     result = unclip(*command, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     statuses = [
-        json.loads(p.read_text()) for p in (tmp_path / "out").glob("fashion_mnist/reference/*/status.json")
+        json.loads((p.parent / "status.json").read_text())
+        for p in (tmp_path / "out").glob("fashion_mnist/reference/*/weights.safetensors")
     ]
     assert [s["state"] for s in statuses] == ["finished"] * 3
 

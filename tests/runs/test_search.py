@@ -49,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_FOLDER, str(tmp_path / "mine"))
     there_is("quick")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(search_jobs.Jobs, "_job", begin)
     monkeypatch.setattr(search_jobs, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr("unclip.report.search.deliver", lambda *_: "no page")  # it takes a second to draw

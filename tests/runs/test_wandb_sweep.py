@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def test_a_sweeps_runs_have_ids_of_their_own_one_group_and_the_resolved_configur
         run.folder.mkdir(parents=True)
         logged(run, config)
         runs.append((run, config))
+    time.sleep(1.1)  # an offline folder is named by its second
     logged(*runs[1])  # as after an interruption
     first, second, resumed = [*run_records(runs[0][0].folder), *run_records(runs[1][0].folder)]
     assert [first.run_id, second.run_id] == [run.signature for run, _ in runs]

@@ -13,10 +13,9 @@ from typing import Any
 
 from unclip.report.measures import flat
 from unclip.runs.listing import UNREADABLE, configuration, dotted
-from unclip.runs.store import Run
+from unclip.runs.store import RECORD, REQUEST, Run
 
 UPSTREAM = ("clip", "prior")  # keys that hold the signature of another run
-RECORD, REQUEST = "pipeline.json", "request.json"  # a folder with one of these is a results folder
 NEVER = ("paths.", "logger.", "callbacks.progress.", "sweep", "retry", "dry_run", "results", "experiment")
 WORDS = {
     "finished": "finished",

@@ -16,7 +16,7 @@ from typing import Any
 from unclip.config.compose import many
 from unclip.config.problems import Problems
 from unclip.runs import whole
-from unclip.runs.store import Run, age
+from unclip.runs.store import RECORD, Run, age
 from unclip.runs.upstream import request, resolve
 
 HOW = ("retry", "dry_run", "sweep")  # keys that say how, not what: the same sweep with and without them
@@ -180,7 +180,7 @@ def _neighbours(like: Run, stage: str) -> Iterator[float]:
     for path in sorted(found, key=lambda p: p.stat().st_mtime)[-NEIGHBOURS:]:
         run = Run(path.parent)
         try:
-            if like.product.name == whole.RECORD or run.config["stage"]["name"] == stage:
+            if like.product.name == RECORD or run.config["stage"]["name"] == stage:
                 yield float(run.status.get("elapsed", run.status["seconds"]))
         except (OSError, ValueError, KeyError):
             continue

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from unclip.runs.listing import DEPTH, UNREADABLE, Listed, folders
-from unclip.runs.store import Busy
+from unclip.runs.store import RECORD, REQUEST, Busy
 
-RECORDS = ("pipeline.json", "request.json")
+RECORDS = (RECORD, REQUEST)
 WORD = re.compile(r"[0-9a-f]+")
 LEFT = ".removing-"  # a run's folder on its way out
 STARTING = 60.0  # seconds: a process takes the lock some time after its folder is made, and says every 10 that it lives

@@ -21,8 +21,7 @@ import yaml
 
 from unclip.config.problems import Problem, Problems
 from unclip.runs import where
-from unclip.runs.results import RECORD, REQUEST
-from unclip.runs.store import Run
+from unclip.runs.store import RECORD, REQUEST, Run
 
 DEPTH = 5  # <outputs>/<experiment, which may be a/b/c>/<signature>
 UNREADABLE = "unreadable"

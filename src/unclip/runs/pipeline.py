@@ -19,8 +19,7 @@ from unclip.config.problems import Problem, Problems
 from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
-from unclip.runs.results import REQUEST
-from unclip.runs.store import Busy, Run, now, typed
+from unclip.runs.store import REQUEST, Busy, Run, now, typed
 from unclip.runs.whole import Step, Whole, planned
 
 

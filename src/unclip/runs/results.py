@@ -16,9 +16,8 @@ from typing import Any
 from unclip.config import schema, targets
 from unclip.runs.evaluate import WHERE
 from unclip.runs.signature import LENGTH, without_defaults
-from unclip.runs.store import Run, State
+from unclip.runs.store import RECORD, Run, State
 
-RECORD, REQUEST = "pipeline.json", "request.json"
 SCHEMAS = {"sample": schema.Generate, "evaluate": schema.Evaluate}
 NOT_THE_RESULT = (*WHERE, "run")
 

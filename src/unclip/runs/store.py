@@ -28,6 +28,7 @@ import yaml
 from unclip.files import write_json, write_text
 from unclip.runs.signature import signature
 
+RECORD, REQUEST = "pipeline.json", "request.json"  # of a results folder: what it holds, what is being made
 State = Literal["new", "live", "interrupted", "failed", "finished"]
 VERSIONS_OF = ("unclip-lab", "torch", "lightning", "hydra-core")
 
