@@ -228,7 +228,7 @@ def stage(config: Config, source: ImageTextData) -> Stage:
 
 def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     """The LightningModule of a configuration around a net, with the objects its groups describe."""
-    groups = ("optim", "schedule", "objective", "weighting", "times", "sampler", "perceptual")
+    groups = ("optim", "schedule", "objective", "weighting", "times", "sampler", "corruption", "perceptual")
     parts = {group: part(config[group]) for group in groups if config.get(group) is not None}
     if hasattr(net, "schedule"):
         parts["schedule"] = net.schedule

@@ -46,7 +46,7 @@ is trained once.
     "train": Verb(
         "unclip.runs.train",
         "one training run; -m makes it a Hydra multirun",
-        """unclip train stage=clip|prior|decoder|autoencoder|classifier [overrides]
+        """unclip train stage=clip|prior|decoder|upsampler|autoencoder|classifier [overrides]
 unclip train experiment=NAME/STAGE [overrides]
 
 A run's folder is named by its configuration: the same command finds the same run, skips it when it is finished and
@@ -90,8 +90,9 @@ dry_run=true says what would be done. --list shows all ablations and what is don
         "text -> pictures, with a trained experiment",
         """unclip sample run=FOLDER [prompts='["an image of a bag"]'] [overrides]
 
-run is the results folder of `unclip run`, or a decoder's run; clip=, prior= and decoder= name runs one by one.
-Writes one PNG each, grid.png and samples.jsonl into out=DIR (by default <run>/samples-<hash of the request>).
+run is the results folder of `unclip run`, or a decoder's run; clip=, prior=, decoder= and upsampler= name runs one by
+one; upsampler=none draws what a cascade's decoder draws. Writes one PNG each, grid.png and samples.jsonl into out=DIR
+(by default <run>/samples-<hash of the request>).
 
   unclip sample run=outputs/demo prompts='["an image of a bag","an image of a dress"]' per_prompt=8
   unclip sample run=outputs/demo guidance=3 sampler=dpmpp_2m sampler.steps=15""",

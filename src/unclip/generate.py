@@ -1,5 +1,5 @@
-"""Text -> pictures: CLIP, prior and decoder as one trained model. The prior is sampled once a picture, then
-the decoder.
+"""Text -> pictures: CLIP, prior and decoder as one trained model, with the upsamplers of a cascade after them. The
+prior is sampled once a picture, then the decoder, then each upsampler.
 
 It knows nothing of files and runs; unclip.runs.trained loads one.
 """
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from unclip.data.embeddings import image_features, text_features
-from unclip.data.images import to_uint8
+from unclip.data.images import to_float, to_uint8
 from unclip.data.tokenizer import Tokenizer
 from unclip.diffusion.sample import Callback
 from unclip.lit.candidates import Prior
 from unclip.lit.decoder import DecoderModule
+from unclip.lit.upsampler import UpsamplerModule
 from unclip.nets.clip import CLIP
 from unclip.sampling import Sampler
 
@@ -30,13 +31,15 @@ class UnCLIP:
 
     sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None
     likewise, and prior_guidance, its s in u + s (c - u). prior: None for text embeddings in the place of its
-    samples (Ramesh et al. 2022, section 5.1).
+    samples (Ramesh et al. 2022, section 5.1). upsamplers: each enlarges what the one before drew, with a sampler of
+    its own.
     """
 
     clip: CLIP
     prior: Prior | None
     decoder: DecoderModule
     tokenizer: Tokenizer
+    upsamplers: Sequence[UpsamplerModule] = ()
     sampler: Sampler | None = None
     rerank: int | None = None
     prior_guidance: float | None = None
@@ -94,8 +97,8 @@ class UnCLIP:
     def reconstruct(
         self, images: Tensor, prompts: Sequence[str], seed: int = 0, progress: Progress = lambda done: None
     ) -> Tensor:
-        """Image -> CLIP embedding -> image, uint8 (n,C,H,W) both; a decoder that sees captions gets
-        `prompts`, one each."""
+        """Image -> CLIP embedding -> image, uint8 (n,C,Y,X) of the decoder's size -> (n,C,H,W) of the finished
+        pictures'; a decoder that sees captions gets `prompts`, one each."""
         embeddings = image_features(self.clip, images)["image"].to(self.device)
         distinct = list(dict.fromkeys(prompts))
         features, which = self.text(distinct), torch.tensor([distinct.index(p) for p in prompts])
@@ -114,9 +117,24 @@ class UnCLIP:
         seed: int,
         callback: Callback | None = None,
     ) -> Tensor:
-        """One batch of embeddings (B,D) and text features through the decoder: uint8 (B,C,H,W) on the CPU."""
+        """One batch of embeddings (B,D) and text features through decoder and upsamplers: uint8 (B,C,H,W) on the CPU.
+        callback: of the decoder's steps."""
         cond = self.decoder.condition(embeddings, text)
-        return to_uint8(self.decoder.sample(cond, indices, seed, self.sampler, callback)).cpu()
+        x = self.decoder.sample(cond, indices, seed, self.sampler, callback)
+        for upsampler in self.upsamplers:
+            x = upsampler.sample(x.clamp(-1, 1), indices, seed)
+        return to_uint8(x).cpu()
+
+    def upsampled(self, images: Tensor, seed: int = 0, progress: Progress = lambda done: None) -> Tensor:
+        """uint8 (n,C,Y,X) -> (n,C,H,W), by the upsamplers alone: what they make of pictures that are there."""
+
+        def enlarged(indices: Tensor) -> Tensor:
+            x = to_float(images[indices]).to(self.device)
+            for upsampler in self.upsamplers:
+                x = upsampler.sample(x, indices, seed)
+            return to_uint8(x).cpu()
+
+        return self._batched(enlarged, len(images), progress)
 
     def _batched(self, compute: Callable[[Tensor], Tensor], count: int, progress: Progress) -> Tensor:
         parts = []

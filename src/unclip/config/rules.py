@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ Config = dict[str, Any]
 
 def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     stage = choices["stage"]
-    for group in ("schedule", "objective", "weighting", "times", "sampler"):
+    for group in ("schedule", "objective", "weighting", "times", "sampler", "corruption"):
         own, given = base.get(group), config.get(group)
         if own is None and given is not None:
             yield Problem(group, choices.get(group), f"stage {stage} has no {group}: leave it out")
@@ -71,13 +72,13 @@ def _divisions(config: Config, base: Config, choices: dict[str, str]) -> Iterato
 def _unet(model: Config, size: int | None) -> Iterator[Problem]:
     levels, channels = len(model["multipliers"]), model["channels"]
     each = "head_channels" if model.get("head_channels") else "heads"  # either must divide a level's channels
-    heads = model[each]
+    heads = model.get(each, 1)
     factor = model["unshuffle"] * 2 ** (levels - 1)
     if size and size % factor:
         halved = f"the U-Net halves it {levels - 1} times after pixel-unshuffle {model['unshuffle']}"
         why = f"{halved}: use a multiple of {factor}"
         yield Problem("data.image_size", size, why)
-    for level in model["attention"]:
+    for level in model.get("attention", ()):
         if not 0 <= level < levels:
             yield Problem(
                 "model.attention", model["attention"], f"has level {level}; possible: 0 to {levels - 1}"
@@ -144,6 +145,26 @@ def _autoencoder(config: Config, base: Config, choices: dict[str, str]) -> Itera
     if (config.get("sampler") or {}).get("thresholding") is not None:
         why = "is of pixels, and with an autoencoder x0 is a latent: leave it out"
         yield Problem("sampler.thresholding", config["sampler"]["thresholding"], why)
+
+
+def _upsampler(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """A factor that divides the size, a crop that the U-Net can halve, and no guidance."""
+    if choices["stage"] != "upsampler":
+        return
+    size, model, crop = config["data"]["image_size"], config["model"], config["stage"]["crop"]
+    factor, side = model["factor"], round(crop * size)
+    multiple = math.lcm(factor, model["unshuffle"] * 2 ** (len(model["multipliers"]) - 1))
+    if factor in (2, 4) and size % factor:
+        why = f"must divide data.image_size = {size}; possible: {', '.join(str(f) for f in (2, 4) if size % f == 0)}"
+        yield Problem("model.factor", factor, why)
+    elif side % multiple or not side:
+        sides = range(multiple, size + 1, multiple)
+        shares = ", ".join(f"{s / size:.4g}" for s in sides if size % s == 0)
+        why = f"is {side} of {size} pixels, which must be a multiple of {multiple}; possible: {shares}"
+        yield Problem("stage.crop", crop, why)
+    if config["guidance"] != 1:
+        why = "an upsampler is told nothing that guidance could leave out: 1"
+        yield Problem("guidance", config["guidance"], why)
 
 
 def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -291,6 +312,7 @@ RULES = (
     _learned_schedule,
     _autoencoder,
     _prior_samples,
+    _upsampler,
     _unconditional,
     _hardware,
 )

@@ -25,6 +25,7 @@ class Train:
     weighting: Any = None
     times: Any = None
     sampler: Any = None
+    corruption: Any = None
     perceptual: Any = None
     discriminator: Any = None
     logger: Any = None
@@ -53,6 +54,8 @@ class Generate:
     clip: str | None = None
     prior: str | None = None
     decoder: str | None = None
+    upsampler: str | None = None
+    upsampler2: str | None = None
     sampler: Any = None
     guidance: Annotated[float | None, "guidance >= 0"] = None
     steps: Annotated[int | None, "steps >= 1"] = None

@@ -26,7 +26,8 @@ class FashionMNIST(ImageTextData):
     """The first 50,000 training images are the training split, the last 10,000 the validation split.
 
     folder: where the four files are kept; it is filled at the first use. resize: from 28 to `image_size`
-    pixels by a black border (`pad`, pixels unchanged) or by interpolation (`bilinear`).
+    pixels by a black border (`pad`, pixels unchanged), by interpolation (`bilinear`), or as the reduced copy of a
+    padded picture (`area`: 16 pixels of 32, for the decoder of a cascade).
     """
 
     title: ClassVar[str] = "Fashion-MNIST"
@@ -67,16 +68,16 @@ class FashionMNIST(ImageTextData):
         self,
         folder: str,
         image_size: Annotated[int, "image_size >= 1"] = 32,
-        resize: Literal["pad", "bilinear"] = "pad",
+        resize: Literal["pad", "bilinear", "area"] = "pad",
         **loader: Any,
     ) -> None:
         super().__init__(image_size, **loader)
         if resize == "pad" and image_size < (stored := self.files[TRAIN_IMAGES].shape[-1]):
             raise ValueError(
-                f"image_size = {image_size}: must be {stored} or more with resize=pad; or use resize=bilinear"
+                f"image_size = {image_size}: must be {stored} or more with resize=pad; or use resize=bilinear or area"
             )
         self.folder = Path(folder).expanduser()
-        self.resize: Literal["pad", "bilinear"] = resize
+        self.resize: Literal["pad", "bilinear", "area"] = resize
 
     def prepare_data(self) -> None:
         """Fetch and verify what is missing or damaged in `folder`. Raises DataUnavailable."""

@@ -21,11 +21,12 @@ def to_uint8(x: Tensor) -> Tensor:
     return x.to(torch.float32).add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def resized(images: Tensor, size: int, how: Literal["pad", "bilinear"]) -> Tensor:
+def resized(images: Tensor, size: int, how: Literal["pad", "bilinear", "area"]) -> Tensor:
     """uint8 (N, C, H, W) -> uint8 (N, C, size, size).
 
     `pad` centres the image on black (0) and leaves its pixels as they are; `bilinear` interpolates, with
-    antialiasing. Raises ValueError where `pad` would have to shrink.
+    antialiasing; `area` pads to the next multiple of `size`, then takes the means of squares: a reduced copy of what
+    `pad` gives there. Raises ValueError where `pad` would have to shrink.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
@@ -33,6 +34,10 @@ def resized(images: Tensor, size: int, how: Literal["pad", "bilinear"]) -> Tenso
     if how == "bilinear":
         x = F.interpolate(images.to(torch.float32), (size, size), mode="bilinear", antialias=True)
         return x.round_().clamp_(0, 255).to(torch.uint8)
+    if how == "area":
+        times = -(-max(height, width) // size)
+        x = F.avg_pool2d(resized(images, times * size, "pad").to(torch.float32), times)
+        return x.round_().to(torch.uint8)
     if size < max(height, width):
         raise ValueError(
             f"image_size = {size}: padding cannot shrink {height}x{width} images; use resize=bilinear"

@@ -53,7 +53,7 @@ class Judge:
 def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
     """What a trained model is measured by: training images of its own data; test images give the floor. Raises
     Problems before anything is sampled."""
-    data, n = trained.data, request["n"] or SAMPLES
+    data, n = trained.shown, request["n"] or SAMPLES
     extractor = extractor_of(request, data.split("test").images).to(trained.model.device)
     try:
         check_independent(extractor, trained.model.clip)

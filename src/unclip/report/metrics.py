@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unclip.data.embeddings import image_features
 from unclip.data.module import FEW
@@ -85,12 +86,14 @@ def round_trip(trained: Trained, extractor: Any, n: int, seed: int) -> dict[str,
     prompts = [test.captions[i] for i in test.caption_ids.tolist()]
     with Bar("round trip", len(test)) as bar:
         decoded = trained.model.reconstruct(test.images, prompts, seed, bar.update)
-    clip = trained.model.clip
+    clip, real = trained.model.clip, trained.shown.split("test").head(n)
+    times = trained.shown.image_size // trained.data.image_size  # 1 but for a cascade
+    seen = decoded if times == 1 else F.avg_pool2d(decoded.float(), times).round().to(torch.uint8)
     embeddings = {
         "before": image_features(clip, test.images)["image"],
-        "after": image_features(clip, decoded)["image"],
+        "after": image_features(clip, seen)["image"],
     }
-    return stages.round_trip(test.images, decoded, embeddings, extractor)
+    return stages.round_trip(real.images, decoded, embeddings, extractor)
 
 
 def _prior(trained: Trained, n: int, seed: int) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _clip(trained: Trained) -> dict[str, Any]:
 
 def _attributes(trained: Trained, request: dict[str, Any], samples: Samples) -> dict[str, Any]:
     """Do samples show what was asked for: of captions such as training has, and of combinations that it never has."""
-    data = trained.data
+    data = trained.shown
     checks, test, held_out = data.attribute_checks(), data.split("test"), data.held_out_images()
     assert checks is not None
     found = {

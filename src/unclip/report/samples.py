@@ -54,6 +54,7 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
         "steps": sampler.steps,
         "guidance": sampler.guidance,
         **sampler.refinements,
+        **cascade(trained),
         "weights": {stage: _sha256(run.weights) for stage, run in trained.runs.items()},
     }
     lines = []
@@ -76,10 +77,32 @@ def write_denoising(trained: Trained, prompts: Sequence[str], seed: int, path: P
 
     final = trained.model.sample(prompts, 1, seed, callback=remember)
     chosen = torch.linspace(0, len(states) - 1, min(POINTS - 1, len(states))).round().int().tolist()
-    columns = [states[i] for i in chosen]
+    columns = [(t, larger(x, final.shape[-1])) for t, x in (states[i] for i in chosen)]
     headings = [*(f"t = {t:.3g}" for t, _ in columns), "result"]
     rows = torch.stack([*(x for _, x in columns), final], dim=1)  # (prompts, points, C,H,W)
     save(grid(rows.flatten(0, 1), len(headings), rows=prompts, headings=headings), path)
+
+
+def larger(images: Tensor, size: int) -> Tensor:
+    """uint8 (n,C,Y,X) -> (n,C,size,size) by repeating pixels: a decoder's pictures beside those of its cascade."""
+    times = size // images.shape[-1]
+    return images.repeat_interleave(times, -1).repeat_interleave(times, -2)
+
+
+def cascade(trained: Trained) -> dict[str, Any]:
+    """What the upsamplers are and how they are sampled; empty where there are none."""
+    found = [
+        {
+            "size": upsampler.net.image_size,
+            "factor": upsampler.net.factor,
+            "sampler": getattr(upsampler.sampler.function, "func", upsampler.sampler.function).__name__,
+            "steps": upsampler.sampler.steps,
+            "corruption": type(upsampler.corruption).__name__,
+            "strength": upsampler.strength,
+        }
+        for upsampler in trained.model.upsamplers
+    ]
+    return {"upsamplers": found} if found else {}
 
 
 def _sha256(path: Path) -> str:
@@ -98,6 +121,7 @@ def settings(trained: Trained) -> dict[str, Any]:
         "clip": sampler.clip,
         **sampler.refinements,
         **_prior(trained),
+        **cascade(trained),
         "runs": {stage: run.signature for stage, run in trained.runs.items()},
     }
 

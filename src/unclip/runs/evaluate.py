@@ -20,7 +20,7 @@ from unclip.runs.sample import folder_of
 # key=a,b is a sweep: every combination is sampled
 AXES = ("sampler", "guidance", "steps", "rerank", "prior_guidance", "seed")
 LISTS = ("metrics",)  # key=a,b means key=[a,b]
-RUNS = ("run", "clip", "prior", "decoder")
+RUNS = ("run", "clip", "prior", "decoder", "upsampler", "upsampler2")
 SAMPLING = ("sampler", "guidance", "steps", "clip_x0", "rerank", "prior_guidance", "seed", "nll_steps")
 WHERE = ("out", "batch_size", "accelerator", "paths")  # what cannot change a number
 

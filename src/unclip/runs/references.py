@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unclip.config.problems import Problem, Problems
 from unclip.runs.store import Run
-from unclip.runs.upstream import STAGES, only
+from unclip.runs.upstream import STAGES, UPSAMPLERS, only
 
 NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
+NO_UPSAMPLER = "none"  # upsampler=none: the pictures as they are before it
 
 
 def runs_of(request: dict[str, Any]) -> dict[str, Run]:
-    """The run of each stage that a request names; no CLIP where it was an untrained one, no prior for prior=none.
+    """The run of each stage that a request names; no CLIP where it was an untrained one, no prior for prior=none, no
+    upsampler from upsampler=none on.
 
     Raises Problems where one is missing or they do not fit together.
     """
     outputs, reference = request["paths"]["outputs"], request.get("run")
-    named = {s: request[s] for s in STAGES if request.get(s)}
+    named = {s: request[s] for s in (*STAGES, *UPSAMPLERS) if request.get(s)}
     if reference:
         named = {**_recorded(reference, outputs), **named}
     if "decoder" not in named:
@@ -34,7 +37,11 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     if below := only(named["decoder"], outputs).config.get("autoencoder"):
         named["autoencoder"] = below  # no other decodes its latents
     without = named["prior"] == NO_PRIOR
+    cut = next((i for i, s in enumerate(UPSAMPLERS) if named.get(s) == NO_UPSAMPLER), len(UPSAMPLERS))
+    named = {s: reference for s, reference in named.items() if s not in UPSAMPLERS[cut:]}
     runs = {s: only(reference, outputs) for s, reference in named.items() if not (s == "prior" and without)}
+    if unmet := gaps({stage: run.config for stage, run in runs.items()}):
+        raise Problems(unmet)
     clip = runs["decoder"].config["clip"]
     if not without and (other := runs["prior"].config["clip"]) != clip:
         raise Problems(
@@ -50,7 +57,28 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
                 )
             ]
         )
-    return {"clip": only(clip, outputs), **{stage: runs[stage] for stage in STAGES[1:] if stage in runs}}
+    others = (*STAGES[1:], *UPSAMPLERS)
+    return {"clip": only(clip, outputs), **{stage: runs[stage] for stage in others if stage in runs}}
+
+
+def gaps(configs: Mapping[str, dict[str, Any]]) -> list[Problem]:
+    """Where the sizes of a cascade do not meet, by the configurations of decoder and upsamplers."""
+    found: list[Problem] = []
+    before, size = "decoder", configs["decoder"]["data"]["image_size"]
+    for name in UPSAMPLERS:
+        if name not in configs:
+            continue
+        config = configs[name]
+        if (stage := config["stage"]["name"]) != "upsampler":
+            return [*found, Problem(name, None, f"is a run of stage {stage}, not of an upsampler")]
+        to, factor = config["data"]["image_size"], config["model"]["factor"]
+        if size * factor != to:
+            why = (
+                f"enlarges pictures of {to // factor} to {to}, and the {before} draws {size}: a decoder with "
+            )
+            found.append(Problem(name, None, f"{why}data.image_size={to // factor}, or another upsampler"))
+        before, size = name, to
+    return found
 
 
 def _recorded(reference: str, outputs: str) -> dict[str, str]:

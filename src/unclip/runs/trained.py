@@ -16,15 +16,20 @@ from unclip.lit.base import DiffusionStage
 from unclip.nets.clip import CLIP
 from unclip.runs.references import runs_of
 from unclip.runs.store import Run
+from unclip.runs.upstream import UPSAMPLERS
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, the data it was trained on, and the runs it consists of."""
+    """A model, the data it was trained on, and the runs it consists of.
+
+    shown: the data at the size of the finished pictures, which is another than CLIP's and the decoder's in a cascade.
+    """
 
     model: UnCLIP
     data: ImageTextData
     runs: dict[str, Run]
+    shown: ImageTextData
 
 
 def load(request: dict[str, Any]) -> Trained:
@@ -35,8 +40,16 @@ def load(request: dict[str, Any]) -> Trained:
     clip = build.upstream_clip(runs["decoder"].config, source).to(device)
     prior = build.trained_prior(runs["prior"], source, clip) if "prior" in runs else None
     decoder = _stage(runs["decoder"], source, clip).to(device)
-    model = UnCLIP(clip, prior, decoder, clip.tokenizer, batch_size=request["batch_size"])
-    return resampled(Trained(model, source, runs), request)
+    upsamplers, shown = [], source
+    for name in UPSAMPLERS:
+        if name in runs:
+            shown = build.data(runs[name].config)
+            upsamplers.append(_stage(runs[name], shown).to(device))
+    if (there := shown.image_channels) != (here := source.image_channels):
+        why = f"enlarges pictures of {there} channels, and the decoder draws {here}"
+        raise Problems([Problem("upsampler", None, why)])
+    model = UnCLIP(clip, prior, decoder, clip.tokenizer, upsamplers, batch_size=request["batch_size"])
+    return resampled(Trained(model, source, runs, shown), request)
 
 
 def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
@@ -63,7 +76,7 @@ def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
     return replace(trained, model=replace(trained.model, sampler=sampler, **chosen))
 
 
-def _stage(run: Run, source: ImageTextData, clip: CLIP) -> Any:
+def _stage(run: Run, source: ImageTextData, clip: CLIP | None = None) -> Any:
     net = build.trained_net(run, source, clip)
     module = build.module(run.config, net, embeddings=None, latents=build.latents(run.config, source))
     assert isinstance(module, DiffusionStage)

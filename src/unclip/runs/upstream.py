@@ -13,6 +13,7 @@ from unclip.runs.signature import AS_BEFORE, canonical
 from unclip.runs.store import Run, find
 
 STAGES = ("clip", "autoencoder", "prior", "decoder")  # in the order of their dependence
+UPSAMPLERS = ("upsampler", "upsampler2")  # what a cascade may have after them: each enlarges the last one's pictures
 TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
 WHERE = ("data.folder",)  # where files are kept
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from unclip.config.compose import Composed, accepted, compose, experiments, options
 from unclip.config.problems import Problem, Problems
+from unclip.runs.references import gaps
 from unclip.runs.results import RECORD as RECORD
 from unclip.runs.results import Results, digest
 from unclip.runs.store import Run
-from unclip.runs.upstream import STAGES, request, resolve
+from unclip.runs.upstream import STAGES, UPSAMPLERS, request, resolve
 
 DELIVERIES = (
     "sample",
@@ -67,7 +68,7 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
     Raises:
         Problems: of all stages together, and overrides that no stage has the key for.
     """
-    stages = [s for s in STAGES if f"{experiment}/{s}" in options("experiment")]
+    stages = [s for s in (*STAGES, *UPSAMPLERS) if f"{experiment}/{s}" in options("experiment")]
     if not stages:
         why = f"no such experiment with stages to run; possible: {', '.join(experiments())}"
         raise Problems([Problem("experiment", experiment, why)])
@@ -88,6 +89,8 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
         run = Run.of(config, composed.experiment)
         signatures[stage] = run.signature
         steps.append(Step(stage, run, [*lines, *passed], config))
+    if {"decoder"} < {s.stage for s in steps}:
+        problems += gaps({s.stage: s.config for s in steps})
     deliveries: dict[str, Composed] = {}
     for verb in DELIVERIES:
         try:
