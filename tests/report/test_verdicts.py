@@ -35,7 +35,7 @@ def simulated(outputs: Path, generator: random.Random, effects: dict[str, float]
 
 
 def test_a_planted_difference_is_found_and_null_ones_are_inconclusive(tmp_path: Path) -> None:
-    generator, sweeps = random.Random(3), 150
+    generator, sweeps = random.Random(3), 60
     quiet = found = 0
     for _ in range(sweeps):
         null = collect([simulated(tmp_path, generator, dict.fromkeys(EFFECTS, 0.0))])

@@ -100,6 +100,7 @@ def test_the_demo_runs_is_reused_sampled_evaluated_and_manipulated(
         assert line in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_reference_configuration_trains_a_few_steps_of_each_stage(
     unclip: Command, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def worker(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -114,7 +114,8 @@ def test_two_processes_share_the_trials_and_none_is_trained_twice() -> None:
     assert {parent for parent, *_ in started()} == {process.pid for process in both}, "each had a part"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_trial_whose_process_is_gone_is_taken_up_again_from_its_checkpoint(number: int) -> None:
     first = worker("trials=2", TICK="0.2")
     wait_for(lambda: list(Path("outputs/default").glob("*/checkpoint.ckpt")))

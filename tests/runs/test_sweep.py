@@ -186,6 +186,7 @@ def test_a_thousand_finished_cells_share_their_composition(jobs: Path) -> None:
     assert len({c.run for c in planned}) == 100
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_by_two_parents_every_cell_is_trained_once_to_the_undisturbed_weights(
     tmp_path: Path,
 ) -> None:
