@@ -14,7 +14,7 @@ from unclip.build import part
 from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
 from unclip.config.problems import Problems
 from unclip.diffusion import Shifted, log_snr, make_grid
-from unclip.runs import ablate, multirun, report, search, where
+from unclip.runs import ablate, manipulate, multirun, report, search, where
 from unclip.runs.runs import KEYS
 from unclip.runs.schedules import checked, listed
 from unclip.runs.whole import planned
@@ -89,12 +89,14 @@ def test_the_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch) -> 
         ]
         for request in itertools.product(*settings):
             compose(verb, list(request))
+    elif verb == "manipulate":
+        compose(verb, manipulate.overrides(overrides[0], overrides[1:]))
+    elif verb == "search":
+        search.request(overrides[0], overrides[1:])
     elif verb == "report":
         paths, given = report.request(overrides)
         assert paths
         assert given.keys() <= set(report.KEYS)
-    elif verb == "search":
-        search.request(overrides[0], overrides[1:])
     elif verb == "runs":
         given = dict(o.split("=", 1) for o in overrides)
         assert given.keys() <= set(KEYS["list"])

@@ -120,6 +120,30 @@ sweep-<hash>).
   unclip evaluate run=outputs/demo metrics=nll,fd_infinity n=2000
   unclip evaluate images=outputs/demo/samples reference=fashion_mnist:train""",
     ),
+    "manipulate": Verb(
+        "unclip.runs.manipulate",
+        "variations, interpolations, text diffs and other changes of pictures",
+        """unclip manipulate KIND run=FOLDER [images=test:3,17|PATH] [prompts='["..."]'] [overrides]
+
+  variations     other pictures with the same embedding (eta=)
+  reconstruct    picture -> latent by DDIM inversion -> the same picture
+  interpolate    the way from each picture to the next
+  text_diff      pictures turned by the difference of two captions (source= target= thetas=[.1,.3])
+  pca            what the first principal components of an embedding know (components=[1,5,20])
+  inpaint        a part drawn anew, after the caption (box=[top,bottom,left,right] as shares)
+  outpaint       what lies around the picture (border=)
+  negative       pictures of captions, kept away from another one (negative=)
+  prior          the prior's samples of a caption
+
+Pictures are test images (one of five classes, or those named by number), a folder of images or an .npz. Writes KIND.png
+and KIND.json, with what a classifier sees in each picture and how near it is to the embedding it was to have, into
+out=DIR (by default <run>/KIND-<hash of the request>).
+
+  unclip manipulate variations run=outputs/demo
+  unclip manipulate interpolate run=outputs/demo images=test:0,1,2
+  unclip manipulate text_diff run=outputs/demo images=test:12 target="an image of an ankle boot"
+  unclip manipulate prior run=outputs/demo prompts='["an image of a bag"]'""",
+    ),
     "schedules": Verb(
         "unclip.runs.schedules",
         "noise schedules side by side, before training or after",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -317,3 +318,34 @@ def test_pictures_of_other_channels_are_refused(finished: Run) -> None:
 def test_random_is_no_autoencoder(finished: Run) -> None:
     with pytest.raises(Problems, match="has learned nothing that pictures could be made of"):
         resolved(finished, "autoencoder=random")
+
+
+@pytest.mark.slow
+def test_commands_go_through_the_autoencoder_that_a_decoder_names(unclip, tmp_path: Path) -> None:
+    """By name or folder; FID, samples, evaluation and manipulations then find it by themselves."""
+    small = [*SMALL, "data.size=64", "data.batch_size=16", "trainer.max_steps=4", "trainer=cpu"]
+    parts = ["discriminator=patch", "stage.discriminator_start=2", "model.channels=8"]
+    below = unclip("train", "stage=autoencoder", *small, *parts)
+    assert below.returncode == 0, below.stderr
+    folder = below.stdout.strip().splitlines()[-1].removeprefix("run: ")
+    assert {"val/rms", "val/kl"} <= Run(tmp_path / folder).status["metrics"].keys()
+    shape = ["model.channels=8", "model.cond_width=16", "model.multipliers=[1,2]", "model.unshuffle=1"]
+    watched = ["extractor=random", "callbacks.fid.n=8", "callbacks.fid.n_final=8", "callbacks.samples.rows=1"]
+    trained = unclip(
+        "train", "stage=decoder", "clip=random", f"autoencoder={folder}", *small, *shape, *watched
+    )
+    assert trained.returncode == 0, trained.stderr
+    run = Run(tmp_path / trained.stdout.strip().splitlines()[-1].removeprefix("run: "))
+    assert "val/fd_n8" in run.status["metrics"]
+    asked = [f"run={run.folder}", "prior=none"]
+    sampled = unclip("sample", *asked, "steps=2", "out=drawn", "denoising=1")
+    assert sampled.returncode == 0, sampled.stderr
+    line = json.loads((tmp_path / "drawn" / "samples.jsonl").read_text().splitlines()[0])
+    assert line["weights"].keys() >= {"autoencoder", "decoder"}
+    few = ["n=16", "extractor=random", "out=measured", "steps=2"]
+    measured = unclip("evaluate", *asked, *few, "metrics=fd,nll")
+    assert measured.returncode == 2
+    assert "nll: is a bound for pixels" in measured.stderr
+    changed = unclip("manipulate", "variations", *asked, "steps=3", "extractor=random", "out=varied")
+    assert changed.returncode == 0, changed.stderr
+    assert (tmp_path / "varied" / "variations.png").is_file()

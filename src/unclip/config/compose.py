@@ -33,9 +33,10 @@ SCHEMAS = {
     "train": schema.Train,
     "sample": schema.Generate,
     "evaluate": schema.Evaluate,
+    "manipulate": schema.Manipulate,
     "schedules": schema.Compare,
-    "ablate": schema.Ablate,
     "search": schema.Search,
+    "ablate": schema.Ablate,
     "bench_evaluation": schema.BenchEvaluation,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"

@@ -89,6 +89,27 @@ class Evaluate(Generate):
 
 
 @dataclass
+class Manipulate:
+    """conf/manipulate.yaml: pictures changed by way of their embeddings and latents."""
+
+    manipulation: Any
+    paths: Any
+    run: str | None = None
+    clip: str | None = None
+    prior: str | None = None
+    decoder: str | None = None
+    extractor: Any = None
+    images: str = "test"
+    prompts: list[str] | None = None
+    seed: Annotated[int, "0 <= seed < 2**32"] = 0
+    steps: Annotated[int, "steps >= 2"] = 50
+    guidance: Annotated[float | None, "guidance >= 0"] = None
+    batch_size: Annotated[int, "batch_size >= 1"] = 100
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    out: str | None = None
+
+
+@dataclass
 class Ablate:
     """conf/ablate.yaml: one of the ablations with a budget."""
 

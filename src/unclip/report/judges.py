@@ -62,6 +62,11 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
     offered = _offered(extractor, data.split("test").images, len(data.class_names))
     checked = ["checks"] if data.attribute_checks() is not None else []
     names = names_of(request, ["captions", "model", *checked, *offered])
+    if "nll" in names and trained.model.decoder.latents is not None:
+        if "nll" in request["metrics"]:
+            why = "is a bound for pixels, and this decoder works in an autoencoder's latents: other metrics"
+            raise Problems([Problem("metrics", "nll", why)])
+        names.remove("nll")  # metrics=all
     reference = _split(data, "train", n, extractor, names, request)
     asked = None
     if offered:
