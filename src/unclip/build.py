@@ -26,7 +26,9 @@ from unclip.lit.base import Stage
 from unclip.lit.candidates import Prior
 from unclip.nets.autoencoder import Autoencoder, LatentScale
 from unclip.nets.clip import CLIP
+from unclip.nets.open_clip import OpenClip
 from unclip.randomness import key
+from unclip.runs.pretrained_clip import Reference
 from unclip.runs.store import Run
 from unclip.runs.upstream import only
 
@@ -117,7 +119,12 @@ def trained_net(run: Run, source: ImageTextData, clip: CLIP | None = None) -> nn
 
 def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
     """The frozen CLIP that a prior or decoder is trained on top of."""
-    if config["clip"] == "random":
+    if published := Reference.of(config["clip"]):
+        if published.changed():
+            why = "is not the file that was trained on; give that one: clip=open_clip:MODEL:PATH"
+            raise ValueError(f"clip = {config['clip']}: {why}")
+        frozen: nn.Module = OpenClip(published.name, published.weights)
+    elif config["clip"] == "random":
         untrained = {**compose("train", ["stage=clip"]).config, "tokenizer": config.get("tokenizer")}
         frozen = net(untrained, source).eval().requires_grad_(False)
     else:

@@ -31,14 +31,15 @@ class UnCLIP:
 
     sampler: the decoder's; None: as it was trained with. rerank: the prior's candidates a picture; None
     likewise, and prior_guidance, its s in u + s (c - u). prior: None for text embeddings in the place of its
-    samples (Ramesh et al. 2022, section 5.1). upsamplers: each enlarges what the one before drew, with a sampler of
+    samples (Ramesh et al. 2022, section 5.1). clip, tokenizer: None for an unconditional decoder, which has no prior
+    either, and draws for any prompt. upsamplers: each enlarges what the one before drew, with a sampler of
     its own.
     """
 
-    clip: CLIP
+    clip: CLIP | None
     prior: Prior | None
     decoder: DecoderModule
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     upsamplers: Sequence[UpsamplerModule] = ()
     sampler: Sampler | None = None
     rerank: int | None = None
@@ -50,7 +51,9 @@ class UnCLIP:
         return next(self.decoder.net.parameters()).device
 
     def text(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Text features of prompts: text (n,D), tokens (n,L,W), token_mask (n,L)."""
+        """Text features of prompts: text (n,D), tokens (n,L,W), token_mask (n,L); without a CLIP, none."""
+        if self.clip is None or self.tokenizer is None:
+            return {}
         return {k: v.to(self.device) for k, v in text_features(self.clip, self.tokenizer, prompts).items()}
 
     def sample(
@@ -71,7 +74,7 @@ class UnCLIP:
 
         def pictures(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
-            known = embeddings[indices].to(self.device) if embeddings is not None else None
+            known = None if embeddings is None else embeddings[indices].to(self.device)
             image = self.imagine(text, indices, seed) if known is None else known
             return self.decode(image, text, indices, seed, callback)
 
@@ -84,14 +87,16 @@ class UnCLIP:
 
         def embeddings(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}
-            return self.imagine(text, indices, seed).cpu()
+            image = self.imagine(text, indices, seed)
+            assert image is not None, "an unconditional model has no prior"
+            return image.cpu()
 
         return self._batched(embeddings, len(which), lambda done: None)
 
-    def imagine(self, text: dict[str, Tensor], indices: Tensor, seed: int) -> Tensor:
-        """One batch of text features to image embeddings (B,D)."""
+    def imagine(self, text: dict[str, Tensor], indices: Tensor, seed: int) -> Tensor | None:
+        """One batch of text features to image embeddings (B,D); None for a decoder that takes none."""
         if self.prior is None:
-            return text["text"]
+            return text.get("text")
         return self.prior.sample(text, indices, seed, self.rerank, self.prior_guidance)
 
     def reconstruct(
@@ -111,7 +116,7 @@ class UnCLIP:
 
     def decode(
         self,
-        embeddings: Tensor,
+        embeddings: Tensor | None,
         text: dict[str, Tensor],
         indices: Tensor,
         seed: int,

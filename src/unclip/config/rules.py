@@ -46,6 +46,20 @@ def _unconditional(config: Config, base: Config, choices: dict[str, str]) -> Ite
         yield Problem("clip", config["clip"], f"model={choices['model']} is unconditional: clip=null")
 
 
+def _published_clip(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    if str(config.get("clip")).startswith("open_clip") and choices.get("tokenizer") != "bytes":
+        why = f"clip={config['clip']} brings a tokenizer of its own: leave it out"
+        yield Problem("tokenizer", choices.get("tokenizer"), why)
+
+
+def _judge(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """Said before hours of training below the decoder, not by the extractor when its turn comes."""
+    extractor, measures = config.get("extractor"), (config.get("callbacks") or {}).get("fid")
+    if measures and extractor and _name(extractor) == "FashionMnistClassifier" and config["data"].get("channels") == 3:
+        why = "judges grey pictures, these have 3 channels: extractor=random extractor.image_channels=3, or inception"
+        yield Problem("extractor", choices.get("extractor"), why)
+
+
 def _module(node: Config) -> str:
     return str(node.get("_target_")).rpartition(".")[0]
 
@@ -107,6 +121,26 @@ def _unet(model: Config, size: int | None) -> Iterator[Problem]:
         )
 
 
+def _upsampler(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """A factor that divides the size, a crop that the U-Net can halve, and no guidance."""
+    if choices["stage"] != "upsampler":
+        return
+    size, model, crop = config["data"]["image_size"], config["model"], config["stage"]["crop"]
+    factor, side = model["factor"], round(crop * size)
+    multiple = math.lcm(factor, model["unshuffle"] * 2 ** (len(model["multipliers"]) - 1))
+    if factor in (2, 4) and size % factor:
+        why = f"must divide data.image_size = {size}; possible: {', '.join(str(f) for f in (2, 4) if size % f == 0)}"
+        yield Problem("model.factor", factor, why)
+    elif side % multiple or not side:
+        sides = range(multiple, size + 1, multiple)
+        shares = ", ".join(f"{s / size:.4g}" for s in sides if size % s == 0)
+        why = f"is {side} of {size} pixels, which must be a multiple of {multiple}; possible: {shares}"
+        yield Problem("stage.crop", crop, why)
+    if config["guidance"] != 1:
+        why = "an upsampler is told nothing that guidance could leave out: 1"
+        yield Problem("guidance", config["guidance"], why)
+
+
 def latent_grid(model: Config, image_size: int | None, factor: int) -> Iterator[Problem]:
     """Whether a decoder's U-Net can halve an autoencoder's grid of latents as often as it would."""
     if not image_size or "multipliers" not in model:
@@ -145,26 +179,6 @@ def _autoencoder(config: Config, base: Config, choices: dict[str, str]) -> Itera
     if (config.get("sampler") or {}).get("thresholding") is not None:
         why = "is of pixels, and with an autoencoder x0 is a latent: leave it out"
         yield Problem("sampler.thresholding", config["sampler"]["thresholding"], why)
-
-
-def _upsampler(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    """A factor that divides the size, a crop that the U-Net can halve, and no guidance."""
-    if choices["stage"] != "upsampler":
-        return
-    size, model, crop = config["data"]["image_size"], config["model"], config["stage"]["crop"]
-    factor, side = model["factor"], round(crop * size)
-    multiple = math.lcm(factor, model["unshuffle"] * 2 ** (len(model["multipliers"]) - 1))
-    if factor in (2, 4) and size % factor:
-        why = f"must divide data.image_size = {size}; possible: {', '.join(str(f) for f in (2, 4) if size % f == 0)}"
-        yield Problem("model.factor", factor, why)
-    elif side % multiple or not side:
-        sides = range(multiple, size + 1, multiple)
-        shares = ", ".join(f"{s / size:.4g}" for s in sides if size % s == 0)
-        why = f"is {side} of {size} pixels, which must be a multiple of {multiple}; possible: {shares}"
-        yield Problem("stage.crop", crop, why)
-    if config["guidance"] != 1:
-        why = "an upsampler is told nothing that guidance could leave out: 1"
-        yield Problem("guidance", config["guidance"], why)
 
 
 def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -310,10 +324,12 @@ RULES = (
     _thresholding,
     _likelihood,
     _learned_schedule,
-    _autoencoder,
     _prior_samples,
     _upsampler,
+    _autoencoder,
     _unconditional,
+    _published_clip,
+    _judge,
     _hardware,
 )
 """Each is called with the configuration, the stage's configuration without any override (what that leaves out is not

@@ -3,13 +3,14 @@ language at one token a byte. Subwords are in bpe.py."""
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from unclip.data.cache import say
 from unclip.diffusion.bounds import bounded
 
 PADDING, START, END = 0, 2, 3  # NUL, STX, ETX: control characters, which captions do not contain
@@ -36,32 +37,33 @@ class Tokenizer:
         """What beside its settings the tokenizer needs to be made again; None where that is nothing."""
         return None
 
+    def tokens(self, caption: str) -> list[int]:
+        """All tokens of a caption, start and end included, before anything is cut off."""
+        return [START, *self.ids(caption), END]
+
     def count(self, caption: str) -> int:
-        """Tokens of a caption, start and end included, before anything is cut off."""
-        return len(self.ids(caption)) + 2
+        """How many these are."""
+        return len(self.tokens(caption))
 
     def encode(self, captions: Sequence[str]) -> Tensor:
-        """-> int64 (B, length). Warns once a call about captions that do not fit; raises TypeError on what is no text,
-        ValueError on control characters."""
+        """-> int64 (B, length). A line on stderr names captions that do not fit, once; raises TypeError on what is no
+        text, ValueError on control characters."""
         if isinstance(captions, str):
             raise TypeError(f"captions = {captions!r}: must be a list of strings")
         ids = torch.full((len(captions), self.length), PADDING, dtype=torch.int64)
-        room = self.length - 2
         too_long = []
         for row, caption in zip(ids, captions, strict=True):
             if not isinstance(caption, str):
                 raise TypeError(f"caption {caption!r} is {type(caption).__name__}: must be text")
-            found = self.ids(caption)
-            if len(found) > room:
+            found = self.tokens(caption)
+            if len(found) > self.length:
                 too_long.append(caption)
-            whole = torch.tensor([START, *found[:room], END])
-            row[: len(whole)] = whole
+                found[self.length - 1 :] = found[-1:]
+            row[: len(found)] = torch.tensor(found)
         if too_long:
-            warnings.warn(
-                f"{len(too_long)} caption(s) truncated to {room} {self.kind} by length={self.length}, "
-                f"first {too_long[0]!r}",
-                stacklevel=2,
-            )
+            room = f"{self.length - 2} {self.kind} by length={self.length}"
+            first = too_long[0] if len(too_long[0]) < 80 else f"{too_long[0][:77]}..."
+            _say_once(f"{len(too_long)} caption(s) truncated to {room}, first {first!r}")
         return ids
 
     def encode_short(self, captions: Sequence[str]) -> Tensor:
@@ -92,3 +94,8 @@ class ByteTokenizer(Tokenizer):
 
     def text(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="ignore")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    say(line)

@@ -40,10 +40,10 @@ METRICS = {
 }
 WORDS = {
     "logits": "the verdicts of a classifier of the data's own classes: extractor=fashion_mnist for garments",
-    "text": "a CLIP as extractor: extractor=clip extractor.run=RUN",
-    "captions": "pictures of known captions, and a folder has none: run=FOLDER",
+    "text": "a CLIP as extractor: extractor=clip extractor.run=RUN, or open_clip",
+    "captions": "pictures of known captions, and a folder or an unconditional decoder has none: run=FOLDER",
     "checks": "data whose pictures can be checked exactly: data=garments or data=shapes",
-    "model": "a trained model: run=FOLDER",
+    "model": "a trained model with a CLIP: run=FOLDER",
 }
 
 

@@ -19,6 +19,7 @@ from unclip.data.tokenizer import ByteTokenizer, Tokenizer
 from unclip.evaluate.extractors import Extractor, with_channels
 from unclip.nets.clip import CLIP
 from unclip.nets.dinov2 import DinoV2ViT
+from unclip.nets.open_clip import OpenClip
 
 DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,6 +55,22 @@ class EvaluationClip(Extractor):
     def text(self, captions: Sequence[str]) -> Tensor:
         """-> float64 (n, num_features), unit length, on the CPU: compared with `features` by their dot product."""
         return text_features(self.net, self.tokenizer, captions)["text"].double()
+
+
+class OpenClipJudge(EvaluationClip):
+    """A published CLIP by the library open_clip: ViT-L-14-336 with weights `openai` for CMMD as published (Jayasumana
+    et al. 2024). weights: a tag, which is downloaded once, or a file; None: random ones."""
+
+    preprocessing = (
+        "grey repeated to RGB, resized and normalised as this model's own preprocessing does, in float32"
+    )
+
+    def __init__(self, name: str, weights: str | None = None):
+        net = OpenClip(name, weights)
+        super().__init__(net, net.image.size[0], 3, net.tokenizer)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return to_float(with_channels(images, 3, "this CLIP"))
 
 
 class Inception(Extractor):

@@ -50,7 +50,7 @@ def _deliver(out: Path) -> None:
     record = json.loads((out / "request.json").read_text(encoding="utf-8"))
     sampling, evaluating = _sampling(record), record["evaluate"]
     trained = load({**sampling, "run": str(out)})
-    prompts = sampling["prompts"] or trained.data.prompts(samples.PROMPTS)
+    prompts = sampling["prompts"] or trained.prompts(samples.PROMPTS)
     drawn = samples.draw(trained, prompts, sampling["per_prompt"], sampling["seed"])
     samples.write(drawn, trained, sampling["seed"], out)
     if sampling["denoising"]:

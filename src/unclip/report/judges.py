@@ -55,13 +55,15 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
     Problems before anything is sampled."""
     data, n = trained.shown, request["n"] or SAMPLES
     extractor = extractor_of(request, data.split("test").images).to(trained.model.device)
-    try:
-        check_independent(extractor, trained.model.clip)
-    except ValueError as error:
-        raise Problems([Problem("", None, str(error))]) from None
     offered = _offered(extractor, data.split("test").images, len(data.class_names))
-    checked = ["checks"] if data.attribute_checks() is not None else []
-    names = names_of(request, ["captions", "model", *checked, *offered])
+    allowed = list(offered)
+    if trained.model.clip is not None:  # else it is unconditional
+        try:
+            check_independent(extractor, trained.model.clip)
+        except ValueError as error:
+            raise Problems([Problem("", None, str(error))]) from None
+        allowed += ["captions", "model", *(["checks"] if data.attribute_checks() is not None else [])]
+    names = names_of(request, allowed)
     if "nll" in names and trained.model.decoder.latents is not None:
         if "nll" in request["metrics"]:
             why = "is a bound for pixels, and this decoder works in an autoencoder's latents: other metrics"
@@ -214,7 +216,9 @@ def extractor_of(request: dict[str, Any], images: Tensor) -> Extractor:
             raise error.__cause__ from None
         raise Problems([Problem("extractor", name, str(error.__cause__ or error))]) from None
     except ValueError as error:
-        raise Problems([Problem("extractor", name, str(error))]) from None
+        colour = "; for colour: extractor=random extractor.image_channels=3, or inception"
+        why = f"{error}{colour if images.shape[1] == 3 else ''}"
+        raise Problems([Problem("extractor", name, why)]) from None
     return extractor
 
 

@@ -37,6 +37,8 @@ def of_samples(trained: Trained, request: dict[str, Any], by: Judge, samples: Sa
 
 def of_pictures(trained: Trained, request: dict[str, Any], by: Judge, samples: Samples) -> dict[str, Any]:
     """What is measured of samples; of pictures of held-out combinations too, which are drawn here."""
+    if trained.model.clip is None:  # of no caption
+        return by.pictures(samples.images)
     numbers = {caption: i for i, caption in enumerate(trained.data.captions)}
     asked_for = torch.tensor([numbers[prompt] for prompt in samples.prompts])
     measured = by.pictures(samples.images, asked_for[samples.prompt_ids])
@@ -59,9 +61,9 @@ def drawn(
 
 
 def prompts(trained: Trained, request: dict[str, Any]) -> tuple[tuple[str, ...], int]:
-    """The captions to sample, and how many pictures of each."""
+    """The captions to sample, n at most, and how many pictures of each; an empty one for an unconditional decoder."""
     n = request["n"] or SAMPLES
-    captions = trained.data.prompts(n)
+    captions = trained.prompts(n)[:n]
     return captions, max(n // len(captions), 1)
 
 

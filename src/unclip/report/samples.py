@@ -128,6 +128,8 @@ def settings(trained: Trained) -> dict[str, Any]:
 
 def _prior(trained: Trained) -> dict[str, Any]:
     model = trained.model
+    if model.clip is None:
+        return {"prior": "none: unconditional"}
     if model.prior is None:
         return {"prior": "none: text embeddings"}
     guidance = model.prior.guidance if model.prior_guidance is None else model.prior_guidance

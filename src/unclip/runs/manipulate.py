@@ -37,7 +37,11 @@ def checked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     request, found = {}, []
     try:
         request = compose("manipulate", lines).config
-        runs_of(request)
+        if not (decoder := runs_of(request)["decoder"]).config.get("clip"):
+            why = (
+                f"decoder {decoder.signature} is unconditional: its pictures have no embedding to be changed"
+            )
+            found.append(Problem("run", request.get("run"), why))
     except Problems as problems:
         request, found = request or problems.config or {}, problems.problems
     if any(not p.strip() for p in request.get("prompts") or []):

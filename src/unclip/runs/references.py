@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from unclip.config.problems import Problem, Problems
+from unclip.runs.pretrained_clip import Reference, identity
 from unclip.runs.store import Run
-from unclip.runs.upstream import STAGES, UPSAMPLERS, only
+from unclip.runs.upstream import STAGES, UPSAMPLERS, only, what_on
 
 NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
 NO_UPSAMPLER = "none"  # upsampler=none: the pictures as they are before it
@@ -29,6 +30,11 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
         raise Problems(
             [Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")]
         )
+    if not (decoder := only(named["decoder"], outputs)).config.get("clip"):  # it is told nothing
+        if named.get("prior", NO_PRIOR) != NO_PRIOR:
+            why = f"decoder {decoder.signature} is unconditional and takes no embeddings: prior={NO_PRIOR}"
+            raise Problems([Problem("prior", named["prior"], why)])
+        named["prior"] = NO_PRIOR
     if "prior" not in named and (own := only(named["decoder"], outputs).config.get("prior")):
         named["prior"] = own  # whose samples it was trained on
     if "prior" not in named:
@@ -39,15 +45,13 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     without = named["prior"] == NO_PRIOR
     cut = next((i for i, s in enumerate(UPSAMPLERS) if named.get(s) == NO_UPSAMPLER), len(UPSAMPLERS))
     named = {s: reference for s, reference in named.items() if s not in UPSAMPLERS[cut:]}
+    clip = _clip_run(named, decoder)
     runs = {s: only(reference, outputs) for s, reference in named.items() if not (s == "prior" and without)}
     if unmet := gaps({stage: run.config for stage, run in runs.items()}):
         raise Problems(unmet)
-    clip = runs["decoder"].config["clip"]
-    if not without and (other := runs["prior"].config["clip"]) != clip:
-        raise Problems(
-            [Problem("prior", named["prior"], f"was trained on CLIP {other}, the decoder on CLIP {clip}")]
-        )
-    if clip == "random":
+    if not without:
+        _same_clip_and_data(named["prior"], runs["prior"], decoder)
+    if clip is None:
         return runs
     if "clip" in runs and (other := runs["clip"].signature) != clip:
         raise Problems(
@@ -59,6 +63,41 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
         )
     others = (*STAGES[1:], *UPSAMPLERS)
     return {"clip": only(clip, outputs), **{stage: runs[stage] for stage in others if stage in runs}}
+
+
+def _clip_run(named: dict[str, str], decoder: Run) -> str | None:
+    """The signature of the CLIP run below a decoder; None where there is none: an untrained or a published one. Such a
+    one, where it is named too, is taken out of `named`. Raises Problems where it is another."""
+    clip, given = decoder.config.get("clip"), named.get("clip")
+    if given == "random" or Reference.of(given):
+        published = Reference.of(given)
+        if why := published.problem() if published else None:
+            raise Problems([Problem("clip", given, why)])
+        if identity(published.read() if published else given) != identity(clip):
+            raise Problems(
+                [Problem("clip", given, f"decoder {decoder.signature} was trained on CLIP {clip}")]
+            )
+        del named["clip"]
+    return None if clip is None or clip == "random" or Reference.of(clip) else clip
+
+
+def _same_clip_and_data(reference: str, prior: Run, decoder: Run) -> None:
+    """A prior's embeddings mean to a decoder what they meant to itself. Of scale they have none: what a prior's net
+    works in is undone by it. Published CLIPs are the same for all data. Raises Problems, which name both runs."""
+    clip, other = decoder.config["clip"], prior.config.get("clip")
+    if identity(other) != identity(clip):
+        why = f"was trained on CLIP {other}, the decoder {decoder.signature} on CLIP {clip}"
+        raise Problems([Problem("prior", reference, why)])
+    if Reference.of(clip):
+        return
+    here, there = what_on(decoder.config), what_on(prior.config)
+    found = [
+        f"was trained with {key} = {there.get(key)}, the decoder {decoder.signature} with {here.get(key)}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if found:
+        raise Problems([Problem("prior", reference, why) for why in found])
 
 
 def gaps(configs: Mapping[str, dict[str, Any]]) -> list[Problem]:

@@ -24,16 +24,15 @@ def main(arguments: list[str]) -> int:
 
     stop_at_once_when_asked()
     trained = load(request)
-    prompts = request["prompts"] or trained.data.prompts(samples.PROMPTS)
+    prompts = request["prompts"] or trained.prompts(samples.PROMPTS)
     drawn = samples.draw(trained, prompts, request["per_prompt"], request["seed"])
     samples.write(drawn, trained, request["seed"], out)
     if request["denoising"]:
         samples.write_denoising(
             trained, prompts[: request["denoising"]], request["seed"], out / "denoising.png"
         )
-    print(
-        f"{len(drawn.images)} pictures of {len(prompts)} prompts: {out / 'grid.png'}, {out / 'samples.jsonl'}"
-    )
+    of = f" of {len(prompts)} prompts" if trained.model.clip else ""
+    print(f"{len(drawn.images)} pictures{of}: {out / 'grid.png'}, {out / 'samples.jsonl'}")
     return DONE
 
 
@@ -44,7 +43,10 @@ def check(request: dict[str, Any]) -> None:
     prompts = request.get("prompts")
     if prompts is not None and (not prompts or not all(p.strip() for p in prompts)):
         raise Problems([Problem("prompts", prompts, "must be a list of captions, none of them empty")])
-    runs_of(request)
+    decoder = runs_of(request)["decoder"]
+    if prompts and not decoder.config.get("clip"):
+        why = f"decoder {decoder.signature} is unconditional and reads none: per_prompt=N for N pictures"
+        raise Problems([Problem("prompts", prompts, why)])
 
 
 def folder_of(request: dict[str, Any], kind: str) -> Path:

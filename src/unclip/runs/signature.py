@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from unclip.config import schema, targets
+from unclip.runs.pretrained_clip import identity
 
 LENGTH = 10
 NOT_THE_RESULT = {
@@ -42,6 +43,8 @@ def signature(config: dict[str, Any]) -> str:
 def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what cannot change the result and without defaults."""
     kept = {k: v for k, v in config.items() if k not in NOT_THE_RESULT[""]}
+    if kept.get("clip"):
+        kept["clip"] = identity(kept["clip"])
     for group in ("trainer", "data"):
         kept[group] = {k: v for k, v in config[group].items() if k not in NOT_THE_RESULT[group]}
     kept["callbacks"] = {k: v for k, v in (config.get("callbacks") or {}).items() if k in TRAINING_CALLBACKS}

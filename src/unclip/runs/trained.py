@@ -14,6 +14,7 @@ from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
 from unclip.nets.clip import CLIP
+from unclip.runs.pretrained_clip import Reference
 from unclip.runs.references import runs_of
 from unclip.runs.store import Run
 from unclip.runs.upstream import UPSAMPLERS
@@ -31,14 +32,21 @@ class Trained:
     runs: dict[str, Run]
     shown: ImageTextData
 
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """What to draw where nobody names it; for an unconditional decoder one empty caption."""
+        return self.data.prompts(count) if self.model.clip else ("",)
+
 
 def load(request: dict[str, Any]) -> Trained:
     """The model that a request of `sample` or `evaluate` names, with its sampling settings, on its device."""
     runs = runs_of(request)
     source = build.data(runs["decoder"].config)
     device = _device(request["accelerator"])
-    clip = build.upstream_clip(runs["decoder"].config, source).to(device)
-    prior = build.trained_prior(runs["prior"], source, clip) if "prior" in runs else None
+    below = runs["decoder"].config
+    if (given := Reference.of(request.get("clip"))) and given.is_file:
+        below = {**below, "clip": given.read()}  # the same weights, lying elsewhere
+    clip = build.upstream_clip(below, source).to(device) if below.get("clip") else None
+    prior = build.trained_prior(runs["prior"], source, clip) if clip and "prior" in runs else None
     decoder = _stage(runs["decoder"], source, clip).to(device)
     upsamplers, shown = [], source
     for name in UPSAMPLERS:
@@ -48,7 +56,8 @@ def load(request: dict[str, Any]) -> Trained:
     if (there := shown.image_channels) != (here := source.image_channels):
         why = f"enlarges pictures of {there} channels, and the decoder draws {here}"
         raise Problems([Problem("upsampler", None, why)])
-    model = UnCLIP(clip, prior, decoder, clip.tokenizer, upsamplers, batch_size=request["batch_size"])
+    tokenizer = clip.tokenizer if clip else None
+    model = UnCLIP(clip, prior, decoder, tokenizer, upsamplers, batch_size=request["batch_size"])
     return resampled(Trained(model, source, runs, shown), request)
 
 

@@ -1,4 +1,5 @@
-"""References from a stage to what it is trained on top of: `clip=auto|signature|folder|random`. Imports no torch."""
+"""References from a stage to what it is trained on top of: `clip=auto|signature|folder|random|open_clip:...`. Imports
+no torch."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from typing import Any, Protocol
 from unclip.config.compose import Composed, compose, options
 from unclip.config.problems import Problem, Problems
 from unclip.config.rules import latent_grid
+from unclip.runs.pretrained_clip import Reference, identity
 from unclip.runs.signature import AS_BEFORE, canonical
 from unclip.runs.store import Run, find
 
 STAGES = ("clip", "autoencoder", "prior", "decoder")  # in the order of their dependence
-UPSAMPLERS = ("upsampler", "upsampler2")  # what a cascade may have after them: each enlarges the last one's pictures
+UPSAMPLERS = ("upsampler", "upsampler2")  # of a cascade, each enlarging the last one's pictures
 TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
 WHERE = ("data.folder",)  # where files are kept
 
@@ -90,9 +92,12 @@ def resolve(
             if stage == "autoencoder":
                 autoencoder = below
     config |= {stage: run.signature for stage, (run, _) in runs.items()}
+    if published := Reference.of(config.get("clip")):
+        config["clip"] = published.read()
     if autoencoder is not None:
         config = in_latent_space(config, autoencoder)
-    if (other := clips.get("prior", config.get("clip"))) != config.get("clip"):
+    other = clips.get("prior", config.get("clip"))
+    if identity(other) != identity(config.get("clip")):
         why = f"was trained on CLIP {other}, this decoder is on CLIP {config['clip']}"
         raise Problems([Problem("prior", composed.config["prior"], why)])
     return config, runs
@@ -117,10 +122,13 @@ def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
     for stage, reference in references(config):
         if reference in ("auto", "random"):
             continue
+        if stage == "clip" and (published := Reference.of(reference)):
+            problems += [Problem(stage, reference, why) for why in [published.problem()] if why]
+            continue
         outputs = config["paths"]["outputs"]
         found = find(reference, Path(outputs))
         if len(found) != 1 or found[0].state != "finished":
-            others = "auto or random" if stage == "clip" else "auto"
+            others = "auto, random or open_clip:MODEL:WEIGHTS" if stage == "clip" else "auto"
             problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, {others}"))
             continue
         runs[stage] = found[0]
@@ -152,14 +160,14 @@ def _mismatches(
     if stage == "autoencoder":  # may have learned from other pictures of this size
         here, there = ({"data.image_size": c["data"].get("image_size")} for c in (config, found))
     else:
-        here, there = _what_on(config), _what_on(found)
+        here, there = what_on(config), what_on(found)
     for key in sorted(here.keys() | there.keys()):
         if here.get(key) != there.get(key):
             why = f"was trained with {key} = {there.get(key)}, this run has {here.get(key)}"
             yield Problem(stage, reference, why)
 
 
-def _what_on(config: dict[str, Any]) -> dict[str, Any]:
+def what_on(config: dict[str, Any]) -> dict[str, Any]:
     """By full key what a run is trained on: its data and tokenizer, without defaults and without how and where."""
     groups = canonical({"trainer": {}, **{g: config[g] for g in ("data", "tokenizer") if config.get(g)}})
     groups.setdefault("tokenizer", AS_BEFORE["tokenizer"])

@@ -11,8 +11,7 @@ from typing import Any
 
 from unclip.config.compose import Composed, accepted, compose, experiments, options
 from unclip.config.problems import Problem, Problems
-from unclip.runs.references import gaps
-from unclip.runs.results import RECORD as RECORD
+from unclip.runs.references import NO_PRIOR, gaps
 from unclip.runs.results import Results, digest
 from unclip.runs.store import Run
 from unclip.runs.upstream import STAGES, UPSAMPLERS, request, resolve
@@ -99,7 +98,7 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
             problems += [Problem(f"{verb}: {p.key}", p.given, p.why) for p in error.problems]
     if problems:
         raise Problems(list(dict.fromkeys(problems)))
-    return steps, deliveries
+    return _needed(steps, deliveries), deliveries
 
 
 def split(overrides: list[str]) -> tuple[str, str | None, list[str]]:
@@ -114,6 +113,23 @@ def split(overrides: list[str]) -> tuple[str, str | None, list[str]]:
 def _choice(experiment: str, part: str) -> list[str]:
     name = f"{experiment}/{part}"
     return [f"experiment={name}"] if name in options("experiment") else []
+
+
+def _is_for(part: str, line: str) -> bool:
+    """Not every reference is for all that have its key: prior=none is of sampling, and what is sampled has its CLIP."""
+    key, _, value = line.partition("=")
+    if key == "prior" and value == NO_PRIOR:
+        return part in DELIVERIES
+    return key != "clip" or part not in DELIVERIES
+
+
+def _needed(steps: list[Step], deliveries: dict[str, Composed]) -> list[Step]:
+    """Without a CLIP that no other stage stands on, clip=open_clip:... say, and the prior that nobody samples."""
+    used = {step.config.get(stage) for step in steps for stage in ("clip", "prior")}
+    idle = {"clip"} if len(steps) > 1 else set()
+    if all(one.config.get("prior") == NO_PRIOR for one in deliveries.values()):
+        idle.add("prior")
+    return [step for step in steps if step.stage not in idle or step.run.signature in used]
 
 
 def _assigned(
@@ -131,7 +147,8 @@ def _assigned(
     taken = set()
     for part in chosen if shared else []:
         verb = part if part in DELIVERIES else "train"
-        for line, takes in zip(shared, accepted(verb, chosen[part], shared), strict=True):
+        for line, has in zip(shared, accepted(verb, chosen[part], shared), strict=True):
+            takes = has and _is_for(part, line)
             given[part] += [line] if takes else []
             taken |= {line} if takes else set()
     stages = f"no stage has this key; stages: {', '.join(chosen)}"
