@@ -58,8 +58,8 @@ a GPU; hydra.launcher.jobs_per_gpu=N), and leaves a record, outputs/sweeps/NAME.
 command). The same command again goes on: finished runs are skipped, failed ones named, and tried again with retry=true.
 dry_run=true says what would be done.
 
-On a cluster hydra/launcher=submitit_slurm makes a Slurm job of each, a task a device; hydra.launcher.partition and so on
-say the rest. Ctrl-C then ends the waiting, not the jobs, and the same command waits for them again.
+On a cluster hydra/launcher=submitit_slurm makes a Slurm job of each, a task a device; hydra.launcher.partition and its
+siblings say the rest. Ctrl-C then ends the waiting, not the jobs, and the same command waits for them again.
 
   unclip train stage=decoder schedule=linear objective=v seed=3
   unclip train experiment=demo/decoder trainer.max_steps=2000
@@ -204,8 +204,8 @@ from the baseline (the first cell unless said) paired by seed and corrected for 
 wall time, samples from the same noise, settings that differ, cost; an ablation's claims with their verdicts. What
 is missing, running or failed is shown as that.
 
-metric= is a metric of metrics.json (fd, prdc.recall, nll) or of training (fd_n500, loss). Writes report.html, report.md,
-table.csv, table.tex and plots/ into outputs/reports/NAME.
+metric= is a metric of metrics.json (fd, prdc.recall, nll) or of training (fd_n500, loss). Writes report.html,
+report.md, table.csv, table.tex and plots/ into outputs/reports/NAME.
 
   unclip report outputs/sweeps/s0123abcd.json
   unclip report outputs/demo outputs/linear metric=fd,prompt_consistency baseline=linear

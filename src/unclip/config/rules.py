@@ -41,7 +41,9 @@ def _unconditional(config: Config, base: Config, choices: dict[str, str]) -> Ite
         return
     conditional = "embedding_dim" in (targets.parameters(config["model"]["_target_"]) or {})
     if conditional and not config.get("clip"):
-        yield Problem("clip", "null", f"model={choices['model']} is told embeddings: auto, a run of one, or random")
+        yield Problem(
+            "clip", "null", f"model={choices['model']} is told embeddings: auto, a run of one, or random"
+        )
     elif not conditional and config.get("clip"):
         yield Problem("clip", config["clip"], f"model={choices['model']} is unconditional: clip=null")
 
@@ -55,7 +57,12 @@ def _published_clip(config: Config, base: Config, choices: dict[str, str]) -> It
 def _judge(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     """Said before hours of training below the decoder, not by the extractor when its turn comes."""
     extractor, measures = config.get("extractor"), (config.get("callbacks") or {}).get("fid")
-    if measures and extractor and _name(extractor) == "FashionMnistClassifier" and config["data"].get("channels") == 3:
+    if (
+        measures
+        and extractor
+        and _name(extractor) == "FashionMnistClassifier"
+        and config["data"].get("channels") == 3
+    ):
         why = "judges grey pictures, these have 3 channels: extractor=random extractor.image_channels=3, or inception"
         yield Problem("extractor", choices.get("extractor"), why)
 
@@ -149,7 +156,9 @@ def latent_grid(model: Config, image_size: int | None, factor: int) -> Iterator[
     if side % (model["unshuffle"] * 2**halvings):
         halved = f"the U-Net halves it {halvings} times after pixel-unshuffle {model['unshuffle']}"
         why = f"makes {side}x{side} latents of {image_size} pixels, and {halved}"
-        yield Problem("autoencoder", f"factor {factor}", f"{why}: model.unshuffle=1, or fewer model.multipliers")
+        yield Problem(
+            "autoencoder", f"factor {factor}", f"{why}: model.unshuffle=1, or fewer model.multipliers"
+        )
 
 
 def _autoencoder(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -275,7 +284,11 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
     if config.get("sampler") and _name(config["sampler"]) == "LearnedVarianceSampler" and not learned:
         why = "needs a net that predicts it: model.learned_variance=true stage.loss=hybrid"
         yield Problem("sampler", choices.get("sampler"), why)
-    if config.get("sampler") and _name(config["sampler"]) == "AnalyticSampler" and choices["stage"] != "prior":
+    if (
+        config.get("sampler")
+        and _name(config["sampler"]) == "AnalyticSampler"
+        and choices["stage"] != "prior"
+    ):
         why = "has a variance estimated from training embeddings: for stage=prior; possible here: ddpm, ddpm_large"
         yield Problem("sampler", choices.get("sampler"), why)
     if loss in ("hybrid", "vlb") and not table:
