@@ -11,7 +11,8 @@ from typing import Any
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary path)`, then rename it to `path`: a reader sees the old file or the whole new one."""
+    """Call `write(temporary path)`, then rename it to `path`: a reader sees the old file or the whole new one. Raises
+    OSError that names `path`, also of a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -24,6 +25,10 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a shared folder's files from colleagues
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
