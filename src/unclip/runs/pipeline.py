@@ -113,12 +113,13 @@ def _carried_out(asked: Whole, overrides: list[str], lock: int | None) -> int:
         results.note(seconds=seconds)
         if status:
             return _stopped(status, asked, overrides, None)
-    print()
     measured = json.loads((results.folder / "metrics.json").read_text(encoding="utf-8"))
     if lock is not None:
         results.note(metrics=main_numbers(measured))
-    table.show(measured)
-    print(summary(results.folder, experiment))
+    if not os.environ.get(process.WAIT):  # else a cell of a sweep, which says itself what came of it
+        print()
+        table.show(measured)
+        print(summary(results.folder, experiment))
     return DONE
 
 
