@@ -120,7 +120,9 @@ def test_a_run_that_another_process_trains_is_waited_for_and_a_damaged_status_is
     script += (
         "run, begun = Run(Path(sys.argv[1])), Path(sys.argv[2])\nwith run.lock():\n run.mark('running')\n"
     )
-    script += " print(flush=True)\n while not list(begun.glob('*-3')): time.sleep(0.1)\n"  # until the sweep is at work
+    script += " print(flush=True)\n end = time.monotonic() + 100\n"
+    # until the sweep is at work
+    script += " while time.monotonic() < end and not list(begun.glob('*-3')): time.sleep(0.1)\n"
     script += " run.weights.touch(); run.mark('finished')"
     words = [sys.executable, "-c", script, str(live.folder), str(jobs / "started")]
     other = subprocess.Popen(words, stdout=subprocess.PIPE)
