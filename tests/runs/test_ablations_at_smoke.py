@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -40,4 +41,4 @@ def test_it_runs_and_is_reported(name: str, folder: Path) -> None:
         )
     assert all(len(values) == 2 for values in measured.values()), "two seeds, two results"
     report = (folder / "outputs" / "reports" / f"{name}-smoke" / "report.html").read_text()
-    assert record["ablation"]["title"] in report
+    assert record["ablation"]["title"] in html.unescape(report)
