@@ -25,6 +25,12 @@ from unclip.sampling import Sampler
 Progress = Callable[[int], object]  # called with the number of pictures that are done
 
 
+def distinct(prompts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The different ones in their order, and which of them each prompt is, (n,)."""
+    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    return list(number), torch.tensor([number[prompt] for prompt in prompts])
+
+
 @dataclass
 class UnCLIP:
     """The three stages of one model, in eval mode on one device.
@@ -105,8 +111,8 @@ class UnCLIP:
         """Image -> CLIP embedding -> image, uint8 (n,C,Y,X) of the decoder's size -> (n,C,H,W) of the finished
         pictures'; a decoder that sees captions gets `prompts`, one each."""
         embeddings = image_features(self.clip, images)["image"].to(self.device)
-        distinct = list(dict.fromkeys(prompts))
-        features, which = self.text(distinct), torch.tensor([distinct.index(p) for p in prompts])
+        named, which = distinct(prompts)
+        features = self.text(named)
 
         def pictures(indices: Tensor) -> Tensor:
             text = {name: x[which[indices].to(x.device)] for name, x in features.items()}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from unclip.data.embeddings import image_features
 from unclip.data.images import to_float, to_uint8
 from unclip.diffusion import ddim, inpaint, invert, slerp
-from unclip.generate import UnCLIP
+from unclip.generate import UnCLIP, distinct
 from unclip.nets.conditions import null
 from unclip.nets.pca import PCA
 from unclip.randomness import KeyedNoise, key
@@ -59,7 +59,7 @@ class Manipulator:
     ):
         self.model, self.seed, self.names = model, seed, names
         own: Sampler = model.sampler or model.decoder.sampler
-        self.sampler = replace(own, steps=steps, guidance=guidance, spacing="trailing")
+        self.sampler = Sampler(ddim, steps, guidance=guidance, clip=own.clip, **own.refinements)
 
     # ---- pictures and latents --------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Manipulator:
         rows, columns = kept.shape[:2]
         which = [prompt for prompt in prompts for _ in range(columns)]
         cond = self._cond(rearrange(kept, "n m d -> (n m) d"), which)
-        pictures = self._drawn(cond, null(cond), [row for row in range(rows) for _ in range(columns)])
+        pictures = self._drawn(cond, None, [row for row in range(rows) for _ in range(columns)])
         return rearrange(pictures, "(n m) ... -> n m ...", m=columns), kept.cpu()
 
     # ---- parts of pictures, and prompts ----------------------------------------------------------------
@@ -172,7 +172,7 @@ class Manipulator:
         unwanted = [negative] * len(which)
         cond = self._cond(embedding, which, also=unwanted)
         avoided = self._cond(self._imagined(unwanted, 1), unwanted, also=which)
-        pictures = [self._drawn(cond, against, range(len(which))) for against in (null(cond), avoided)]
+        pictures = [self._drawn(cond, against, range(len(which))) for against in (None, avoided)]
         plain, away = (rearrange(x, "(n m) ... -> n m ...", m=count) for x in pictures)
         return plain, away
 
@@ -185,7 +185,7 @@ class Manipulator:
         order = repeat(scores.argsort(1, descending=True), "n m -> n m d", d=embedding.shape[-1])
         embedding = embedding.gather(1, order)
         cond = self._cond(rearrange(embedding, "n m d -> (n m) d"), which)
-        pictures = self._drawn(cond, null(cond), [row for row in range(len(prompts)) for _ in range(count)])
+        pictures = self._drawn(cond, None, [row for row in range(len(prompts)) for _ in range(count)])
         return rearrange(pictures, "(n m) ... -> n m ...", m=count), embedding.cpu()
 
     def same_class(self, before: Tensor, after: Tensor) -> float | None:
@@ -199,26 +199,20 @@ class Manipulator:
         pictures = torch.stack([self.decode(state) for state in states], dim=1)
         return pictures, torch.stack([state.embedding for state in states], dim=1).cpu()
 
-    def _drawn(self, cond: Cond, against: Cond, indices: Sequence[int]) -> Tensor:
-        denoiser, grid = self.model.decoder.denoiser, self.sampler.grid(self.model.decoder.denoiser)
-        denoise, _ = self.sampler.wrapped(denoiser, against)
-        noise = KeyedNoise(key(self.seed, "decoder"), indices)
-        net = self.model.decoder.net
-        like = torch.empty(
-            len(indices), net.image_channels, net.image_size, net.image_size, device=self.model.device
-        )
-        x0 = ddim(denoise, float(grid.sigma[0]) * noise(like), grid, cond)
-        return to_uint8(self.model.decoder.pixels(x0)).cpu()
+    def _drawn(self, cond: Cond, against: Cond | None, indices: Sequence[int]) -> Tensor:
+        which = torch.tensor(indices)
+        return to_uint8(
+            self.model.decoder.sample(cond, which, self.seed, self.sampler, against=against)
+        ).cpu()
 
     def _imagined(self, prompts: Sequence[str], draw: int) -> Tensor:
         """(n,D) by the prior, a sample a prompt."""
-        distinct = list(dict.fromkeys(prompts))
-        which = torch.tensor([distinct.index(p) for p in prompts])
-        return self.model.embed(distinct, which, key(self.seed, draw) % 2**32).to(self.model.device)
+        named, which = distinct(prompts)
+        return self.model.embed(named, which, key(self.seed, draw) % 2**32).to(self.model.device)
 
     def _cond(self, embedding: Tensor, prompts: Sequence[str], also: Sequence[str] = ()) -> Cond:
         """also: captions of other conditions that are to have token sequences of the same length."""
-        distinct = list(dict.fromkeys([*prompts, *also]))
-        which = torch.tensor([distinct.index(p) for p in prompts], device=embedding.device)
-        text = {name: x[which] for name, x in self.model.text(distinct).items()}
+        named, which = distinct([*prompts, *also])
+        which = which[: len(prompts)].to(embedding.device)
+        text = {name: x[which] for name, x in self.model.text(named).items()}
         return self.model.decoder.condition(embedding, text)

@@ -57,11 +57,12 @@ class Sampler:
         cond: Mapping[str, Tensor],
         noise: Noise,
         callback: Callback | None = None,
+        against: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then
-        a step."""
+        a step. against: the condition that guidance leads away from, a negative prompt's say; None: nothing."""
         grid = self.grid(denoiser)
-        denoise, options = self.wrapped(denoiser, null(cond))
+        denoise, options = self.wrapped(denoiser, null(cond) if against is None else against)
         with torch.no_grad():
             start = float(grid.sigma[0]) * noise(like)
             return self.function(denoise, start, grid, cond, noise=noise, callback=callback, **options)

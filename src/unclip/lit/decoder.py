@@ -138,14 +138,15 @@ class DecoderModule(DiffusionStage):
         seed: int,
         sampler: Sampler | None = None,
         callback: Callback | None = None,
+        against: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Images (B,C,H,W) in [-1,1]. indices (B,): which samples these are; with the seed they fix the
-        noise."""
+        noise. against: see Sampler."""
         size, device = self.net.image_size, next(self.net.parameters()).device
         like = torch.empty(len(indices), self.net.image_channels, size, size, device=device)
         like = like.contiguous(memory_format=torch.channels_last)
         noise = KeyedNoise(key(seed, "decoder"), indices)
-        return self.pixels((sampler or self.sampler)(self.denoiser, like, cond, noise, callback))
+        return self.pixels((sampler or self.sampler)(self.denoiser, like, cond, noise, callback, against))
 
     def bits_per_dim(
         self,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from unclip.diffusion.bounds import bounded
 from unclip.nets.component_tokens import ComponentTokens
-from unclip.nets.conditions import NullTokens, NullVector, null
+from unclip.nets.conditions import NullVector, TextReader, null
 from unclip.nets.layers import (
     KeyValues,
     TimeEmbedding,
@@ -39,7 +39,7 @@ class Past:
     tokens: int = field(default=0)  # of the image, among the N
 
 
-class AutoregressivePrior(nn.Module):
+class AutoregressivePrior(TextReader):
     """A causal transformer over [caption tokens, text embedding, dot product, component 1, component 2, ...].
 
     Conditions: text_embedding (B,D) of unit norm, tokens (B,L,token_width) with L up to context_length,
@@ -61,13 +61,10 @@ class AutoregressivePrior(nn.Module):
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
         buckets: Annotated[int, "buckets >= 2"] = 1024,
     ):
-        super().__init__()
+        super().__init__(embedding_dim, token_width, width)
         require_heads(width, heads)
-        self.embedding_dim, self.buckets = embedding_dim, buckets
-        self.null_text, self.null_tokens = NullVector(embedding_dim), NullTokens(token_width)
+        self.buckets = buckets
         self.null_level = NullVector(width)
-        self.from_tokens = nn.Linear(token_width, width)
-        self.from_text = nn.Linear(embedding_dim, width)
         self.from_level, self.from_bucket = TimeEmbedding(width), TimeEmbedding(width)
         self.token_positions = nn.Parameter(torch.randn(context_length, width) * 0.02)
         self.extra_positions = nn.Parameter(torch.randn(2, width) * 0.02)  # text embedding, dot product
@@ -123,12 +120,10 @@ class AutoregressivePrior(nn.Module):
 
     def _prefix(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The condition as tokens (B,L+2,W), and which are there (B,L+2)."""
-        keep = cond["keep_text"]
-        tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
-        text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
-        level = self.null_level(self.from_level(self._place(cond["level"])), keep)  # (B,W)
-        caption = self.from_tokens(tokens) + self.token_positions[: tokens.shape[1]]  # (B,L,W)
-        extra = torch.stack([self.from_text(text), level], dim=1) + self.extra_positions  # (B,2,W)
+        caption, mask, text = self.read_text(cond)  # (B,L,W), (B,L), (B,W)
+        level = self.null_level(self.from_level(self._place(cond["level"])), cond["keep_text"])  # (B,W)
+        caption = caption + self.token_positions[: caption.shape[1]]  # (B,L,W)
+        extra = torch.stack([text, level], dim=1) + self.extra_positions  # (B,2,W)
         return torch.cat([caption, extra], dim=1), F.pad(mask, (0, 2), value=True)
 
     def _components(self, tokens: Tensor, start: int) -> Tensor:

@@ -18,6 +18,26 @@ def null(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.zeros_like(v) if name.startswith("keep_") else v for name, v in cond.items()}
 
 
+class TextReader(nn.Module):
+    """What every prior's network does with its condition: the caption's token features and the text embedding, dropped
+    together, brought to its width. Subclasses add places and what else they see."""
+
+    def __init__(self, embedding_dim: int, token_width: int, width: int):
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.null_text, self.null_tokens = NullVector(embedding_dim), NullTokens(token_width)
+        self.from_tokens = nn.Linear(token_width, width)
+        self.from_text = nn.Linear(embedding_dim, width)
+
+    def read_text(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """tokens (B,L,token_width), token_mask (B,L), text_embedding (B,D) of unit norm, keep_text (B,) -> caption
+        (B,L,W), which of it is there (B,L), and text (B,W)."""
+        keep = cond["keep_text"]
+        tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
+        text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
+        return self.from_tokens(tokens), mask, self.from_text(text)
+
+
 class NullVector(nn.Module):
     """Replaces the vectors (B,D) that are not kept by a learned one."""
 

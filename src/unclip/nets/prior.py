@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.self_conditioning import ESTIMATE
-from unclip.nets.conditions import NullTokens, NullVector
+from unclip.nets.conditions import TextReader
 from unclip.nets.layers import TimeEmbedding, Transformer, causal_mask, require_heads, zeroed
 from unclip.nets.scaling import EmbeddingScaling
 
 EXTRA_TOKENS = 4  # text embedding, time, noised image embedding, query
 
 
-class PriorTransformer(nn.Module):
+class PriorTransformer(TextReader):
     """A causal transformer over [caption tokens, text embedding, time, noised image embedding, query].
 
     The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions:
@@ -45,12 +45,8 @@ class PriorTransformer(nn.Module):
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
         self_conditioning: bool = False,
     ):
-        super().__init__()
+        super().__init__(embedding_dim, token_width, width)
         require_heads(width, heads)
-        self.embedding_dim = embedding_dim
-        self.null_text, self.null_tokens = NullVector(embedding_dim), NullTokens(token_width)
-        self.from_tokens = nn.Linear(token_width, width)
-        self.from_text = nn.Linear(embedding_dim, width)
         self.from_image = nn.Linear(embedding_dim, width)
         self.self_conditioning = self_conditioning
         if self_conditioning:
@@ -65,15 +61,13 @@ class PriorTransformer(nn.Module):
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (B,D), t (B,) -> (B,D)."""
-        keep = cond["keep_text"]
-        tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
-        text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)
+        caption, mask, text = self.read_text(cond)  # (B,L,W), (B,L), (B,W)
         query = self.query.expand(len(z_t), -1)  # (B,W)
         image = self.from_image(z_t)  # (B,W)
         if self.self_conditioning and ESTIMATE in cond:
             image = image + self.from_estimate(cond[ESTIMATE].to(z_t.dtype))
-        extra = torch.stack([self.from_text(text), self.time(t), image, query], dim=1)  # (B,4,W)
-        caption = self.from_tokens(tokens) + self.token_positions[: tokens.shape[1]]  # (B,L,W)
+        extra = torch.stack([text, self.time(t), image, query], dim=1)  # (B,4,W)
+        caption = caption + self.token_positions[: caption.shape[1]]  # (B,L,W)
         x = torch.cat([caption, extra + self.extra_positions], dim=1)  # (B,L+4,W)
         y = self.transformer(x, self._mask(mask))  # (B,L+4,W)
         return self.to_image(y[:, -1])  # (B,D)

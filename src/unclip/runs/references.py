@@ -9,8 +9,8 @@ from typing import Any
 
 from unclip.config.problems import Problem, Problems
 from unclip.runs.pretrained_clip import Reference, identity
-from unclip.runs.store import Run
-from unclip.runs.upstream import STAGES, UPSAMPLERS, only, what_on
+from unclip.runs.store import RECORD, REQUEST, Run
+from unclip.runs.upstream import STAGES, UPSAMPLERS, differences, only, what_on
 
 NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
 NO_UPSAMPLER = "none"  # upsampler=none: the pictures as they are before it
@@ -35,12 +35,12 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
             why = f"decoder {decoder.signature} is unconditional and takes no embeddings: prior={NO_PRIOR}"
             raise Problems([Problem("prior", named["prior"], why)])
         named["prior"] = NO_PRIOR
-    if "prior" not in named and (own := only(named["decoder"], outputs).config.get("prior")):
+    if "prior" not in named and (own := decoder.config.get("prior")):
         named["prior"] = own  # whose samples it was trained on
     if "prior" not in named:
         why = "a decoder's run does not name its prior: give prior=<signature>, or the results folder of `unclip run`"
         raise Problems([Problem("prior", None, f"{why}, or prior={NO_PRIOR} to do without one")])
-    if below := only(named["decoder"], outputs).config.get("autoencoder"):
+    if below := decoder.config.get("autoencoder"):
         named["autoencoder"] = below  # no other decodes its latents
     without = named["prior"] == NO_PRIOR
     cut = next((i for i, s in enumerate(UPSAMPLERS) if named.get(s) == NO_UPSAMPLER), len(UPSAMPLERS))
@@ -90,11 +90,9 @@ def _same_clip_and_data(reference: str, prior: Run, decoder: Run) -> None:
         raise Problems([Problem("prior", reference, why)])
     if Reference.of(clip):
         return
-    here, there = what_on(decoder.config), what_on(prior.config)
     found = [
-        f"was trained with {key} = {there.get(key)}, the decoder {decoder.signature} with {here.get(key)}"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key)
+        f"was trained with {key} = {other}, the decoder {decoder.signature} with {mine}"
+        for key, mine, other in differences(what_on(decoder.config), what_on(prior.config))
     ]
     if found:
         raise Problems([Problem("prior", reference, why) for why in found])
@@ -121,7 +119,7 @@ def gaps(configs: Mapping[str, dict[str, Any]]) -> list[Problem]:
 
 
 def _recorded(reference: str, outputs: str) -> dict[str, str]:
-    for name in ("pipeline.json", "request.json"):
+    for name in (RECORD, REQUEST):
         path = Path(reference) / name
         if path.is_file():
             return {s: r["folder"] for s, r in json.loads(path.read_text(encoding="utf-8"))["stages"].items()}

@@ -161,10 +161,15 @@ def _mismatches(
         here, there = ({"data.image_size": c["data"].get("image_size")} for c in (config, found))
     else:
         here, there = what_on(config), what_on(found)
+    for key, mine, other in differences(here, there):
+        yield Problem(stage, reference, f"was trained with {key} = {other}, this run has {mine}")
+
+
+def differences(here: dict[str, Any], there: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each key whose values differ, with both."""
     for key in sorted(here.keys() | there.keys()):
         if here.get(key) != there.get(key):
-            why = f"was trained with {key} = {there.get(key)}, this run has {here.get(key)}"
-            yield Problem(stage, reference, why)
+            yield key, here.get(key), there.get(key)
 
 
 def what_on(config: dict[str, Any]) -> dict[str, Any]:
