@@ -1,13 +1,12 @@
 """Overrides in, one checked configuration out, or every problem in one message.
 
 Hydra stops at the first problem; here each override is looked at by itself, the good ones are composed, and the result
-is checked against the targets' signatures (targets.py) and the rules between keys (rules.py).
+is checked (checks.py) against the targets' signatures (targets.py) and the rules between keys (rules.py).
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import unclip
-from unclip.config import rules, schema, targets
+from unclip.config import schema, targets
+from unclip.config.checks import broken_rules, key_problem, keys_of, nearest, walk
 from unclip.config.problems import Problem, Problems
 from unclip.evaluate import catalogue
 
@@ -218,9 +218,9 @@ class _Composer:
         config, choices = self._compose(base)
         groups = [line for line, key in named.items() if key in choices and config.get(key) is not None]
         try:
-            keys = set(_keys(self._compose([*base, *groups])[0]))
+            keys = set(keys_of(self._compose([*base, *groups])[0]))
         except HydraException:
-            keys = set(_keys(config))  # a choice that does not exist: whoever gets it will name it
+            keys = set(keys_of(config))  # a choice that does not exist: whoever gets it will name it
         # what cannot be read goes to everybody, and is named
         return [line not in named or line in groups or named[line] in keys - choices.keys() for line in lines]
 
@@ -261,9 +261,9 @@ class _Composer:
             why = f"is a choice of stage=prior, this is stage {choices['stage']}"
             return [*problems, Problem("prior", choices["prior_kind"], why)], None
 
-        keys = list(_keys(config))
+        keys = list(keys_of(config))
         for line, override in values:
-            problem = _key_problem(override, config, keys)
+            problem = key_problem(override, config, keys)
             problems += [problem] if problem else []
             sound += [] if problem else [line]
         try:
@@ -273,13 +273,13 @@ class _Composer:
             return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
         assert isinstance(resolved, dict)
         config = {str(key): value for key, value in resolved.items()}
-        problems += _walk(
+        problems += walk(
             config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
         )
         if self.verb == "train":
             own = [f"{group}={choices[group]}" for group in ("stage", "prior_kind") if choices.get(group)]
             base, _ = self._compose(own)
-            problems += _broken_rules(config, base, choices, strict=not problems)
+            problems += broken_rules(config, base, choices, strict=not problems)
         if self.verb == "evaluate":
             problems += [
                 Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])
@@ -332,7 +332,7 @@ class _Composer:
         if not wrong:
             return None
         return Problem(
-            group, wrong[0], f"no such option{_nearest(wrong[0], possible)}; possible: {', '.join(possible)}"
+            group, wrong[0], f"no such option{nearest(wrong[0], possible)}; possible: {', '.join(possible)}"
         )
 
 
@@ -340,82 +340,3 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _keys(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _key_problem(override: Override, config: dict[str, Any], keys: list[str]) -> Problem | None:
-    key = override.key_or_group
-    if override.is_hydra_override() or key.split(".")[0] == "hydra":
-        return None
-    if override.is_add() or override.is_force_add():
-        return None  # the target's signature decides, once it is composed
-    if key in keys:
-        return None
-    given = None if override.is_delete() else override.get_value_element_as_str()
-    same_leaf = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    inside = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    where = (
-        f"; {key.rpartition('.')[0]} has: {', '.join(k.rpartition('.')[2] for k in inside)}" if inside else ""
-    )
-    return Problem(key, given, f"no such key{_nearest(key, keys, same_leaf)}{where}")
-
-
-def _nearest(given: str, possible: Iterable[str], first: list[str] | None = None) -> str:
-    close = [*(first or []), *difflib.get_close_matches(given, list(possible), 2, 0.6)]
-    return f"; nearest: {' or '.join(dict.fromkeys(close[:3]))}" if close else ""
-
-
-def _walk(
-    node: dict[str, Any], raw: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter] | None
-) -> Iterator[Problem]:
-    """Every value against the signature of the target, or the schema, that it goes to. `raw` is the node before
-    interpolation: a value that comes from another key is that key's to answer for."""
-    for key, value in node.items():
-        full = f"{prefix}{key}"
-        if str(key).startswith("_") or str(raw[key]).startswith("${"):
-            continue
-        if value == "???":
-            yield Problem(full, None, "is not set")
-            continue
-        if accepted is not None and key not in accepted:
-            if "_target_" in node:
-                near = _nearest(str(key), accepted)
-                yield Problem(
-                    full,
-                    value,
-                    f"{node['_target_']} takes no such parameter{near}; it takes: {', '.join(accepted)}",
-                )
-                continue
-        elif accepted is not None and (why := accepted[key].check(value)):
-            yield Problem(full, value, why)
-            continue
-        if isinstance(value, dict):
-            target = value.get("_target_")
-            inner = targets.parameters(target) if isinstance(target, str) else None
-            if isinstance(target, str) and inner is None and target.startswith("unclip."):
-                yield Problem(f"{full}._target_", target, "names nothing in this package")
-            yield from _walk(
-                value, raw[key], f"{full}.", inner if inner is None else _without_name(inner, full)
-            )
-
-
-def _broken_rules(
-    config: dict[str, Any], base: dict[str, Any], choices: dict[str, str], strict: bool
-) -> Iterator[Problem]:
-    for rule in rules.RULES:
-        try:
-            yield from rule(config, base, choices)
-        except (TypeError, KeyError, AttributeError, ZeroDivisionError):
-            if strict:
-                raise  # else it stumbled over a value that is already named
-
-
-def _without_name(accepted: dict[str, targets.Parameter], full: str) -> dict[str, targets.Parameter]:
-    """`stage.name` is the stage's own word, not its target's parameter."""
-    return {**accepted, "name": targets.Parameter("name", None)} if full == "stage" else accepted
