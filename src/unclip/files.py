@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,38 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a shared folder's files from colleagues
-        temporary.replace(path)
+        put(temporary, path)
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(temporary: Path, path: Path) -> None:
+    """Rename what was written to its place, once it is on the disk; the new name is there too when this returns."""
+    sync(temporary)
+    temporary.replace(path)
+    with suppress(OSError):  # some network file systems sync no folders; the file itself is whole
+        sync(path.parent)
+
+
+def earlier(path: Path) -> Path:
+    """Where the file is kept that was at `path` before the present one."""
+    return path.with_stem(f"{path.stem}.previous")
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file holds, or which names are in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

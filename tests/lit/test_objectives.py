@@ -46,12 +46,14 @@ def weights(module):
 
 
 def test_importance_survives_a_stop_bit_for_bit(tiny, tmp_path):
-    saved, data = tmp_path / "checkpoint.ckpt", tiny_data(batch_size=16)
+    saved, data = tmp_path / "checkpoint.previous.ckpt", tiny_data(batch_size=16)
 
     def trained(**resume):
         module = prior_module(tiny.embeddings, schedule=SHORT, times=Importance(history=2))
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        callbacks = [] if resume else [Checkpoint(5, str(saved))]  # within the third epoch of two batches
+        callbacks = (
+            [] if resume else [Checkpoint(5, str(tmp_path / "checkpoint.ckpt"))]
+        )  # in the third epoch of two
         quiet |= {"limit_val_batches": 0, "enable_checkpointing": bool(callbacks)}
         trainer = lightning.Trainer(max_steps=8, accelerator="cpu", callbacks=callbacks, **quiet)
         trainer.fit(module, data, **resume)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from unclip.runs.process import ATTEMPT, WAIT, WAIT_SECONDS, stop_at_once_when_asked
-from unclip.runs.store import Busy, Run, now, provenance
+from unclip.runs.store import DAMAGED, Busy, Run, now, provenance
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -57,6 +57,7 @@ def _attempt(run: Run, first: bool) -> int:
         return round(before + time.monotonic() - started, 1)
 
     if first:
+        run.drop_unfinished()
         attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
         run.mark("running", started=now(), error=None, **attempt, **provenance())
     try:
@@ -82,7 +83,7 @@ def _attempt(run: Run, first: bool) -> int:
         return _failed(run, first, f"{_in_one_line(error)} (traceback in {run.folder / 'error.txt'})")
     if first:
         run.mark("finished", finished=now(), seconds=seconds(), **result)
-        run.checkpoint.unlink(missing_ok=True)
+        run.drop_checkpoints()
         print(f"run: {run.folder}", flush=True)
     return DONE
 
@@ -105,10 +106,9 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     import torch
 
     from unclip import build
-    from unclip.callbacks.checkpoint import readable
     from unclip.runs import export
 
-    _quieten()
+    quieten()
     config = run.config
     source = build.data(config)
     module = build.stage(config, source)
@@ -117,27 +117,35 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
         config["compile"] == "auto" and trainer.strategy.root_device.type == "cuda"
     ):
         module.net.compile()
-    resumes = readable(run.checkpoint)
+    resumes = _goes_on_from(run, first)
     if first:
-        if run.checkpoint.is_file() and not resumes:
-            print(f"{run.checkpoint} is damaged: starting again", file=sys.stderr)
         print(_summary(config, module, run, resumes), flush=True)
     torch.set_float32_matmul_precision("high")
     try:
-        trainer.fit(
-            module, datamodule=source, ckpt_path=run.checkpoint if resumes else None, weights_only=True
-        )
+        trainer.fit(module, datamodule=source, ckpt_path=resumes, weights_only=True)
         metrics = _metrics(trainer)
         trainer.validate(module, datamodule=source, verbose=False)
         metrics |= _metrics(trainer)
     finally:
         _finish_loggers(trainer)
-    if trainer.is_global_zero:
-        export.weights(trainer, module, config, run.weights)
+    export.weights(trainer, module, config, run.weights)
     parameters = sum(p.numel() for p in module.net.parameters())
     where = trainer.strategy.root_device
     device = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     return {"step": trainer.global_step, "parameters": parameters, "device": device, "metrics": metrics}
+
+
+def _goes_on_from(run: Run, first: bool) -> Path | None:
+    """The last whole checkpoint; one that is not is named, and set aside."""
+    from unclip.callbacks.checkpoint import damage
+
+    for path in run.checkpoints:
+        if (why := damage(path)) is None:
+            return path
+        if first:
+            print(f"{path} is damaged: it {why}", file=sys.stderr)
+            path.replace(run.folder / DAMAGED)
+    return None
 
 
 def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> Trainer:
@@ -148,6 +156,8 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
 
     settings = dict(config["trainer"])
     every = settings.pop("val_check_interval")
+    if isinstance(every, int):
+        every *= settings["accumulate_grad_batches"]  # Lightning counts pieces
     settings |= {"val_check_interval": every, "check_val_every_n_epoch": None} if every else {}
     loggers = [_logger(node, config, run) for node in (config.get("logger") or {}).values() if node]
     supplied = {
@@ -216,13 +226,14 @@ def _finish_loggers(trainer: Trainer) -> None:
     wandb.teardown()
 
 
-def _summary(config: dict[str, Any], module: Stage, run: Run, resumes: bool) -> str:
+def _summary(config: dict[str, Any], module: Stage, run: Run, resumes: Path | None) -> str:
     count = sum(p.numel() for p in module.net.parameters())
-    how = "going on from its checkpoint" if resumes else "from the start"
+    before = " before the last" if resumes and resumes != run.checkpoint else ""
+    how = f"going on from its checkpoint{before}" if resumes else "from the start"
     return f"{config['stage']['name']}: {count / 1e6:.2f}M parameters, {how}, in {run.folder}"
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Lightning's own banners and advice that do not apply: one loader without workers is the design here."""
     import logging
 

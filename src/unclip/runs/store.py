@@ -25,9 +25,10 @@ from typing import Any, Literal
 
 import yaml
 
-from unclip.files import write_json, write_text
+from unclip.files import earlier, write_json, write_text
 from unclip.runs.signature import signature
 
+DAMAGED = "checkpoint.damaged.ckpt"  # one that is not gone on from
 RECORD, REQUEST = "pipeline.json", "request.json"  # of a results folder: what it holds, what is being made
 State = Literal["new", "live", "interrupted", "failed", "finished"]
 VERSIONS_OF = ("unclip-lab", "torch", "lightning", "hydra-core")
@@ -64,6 +65,21 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.ckpt"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The last one and the one before it, those of them that are there."""
+        return [path for path in (self.checkpoint, earlier(self.checkpoint)) if path.is_file()]
+
+    def drop_checkpoints(self) -> None:
+        """Remove all that served to go on."""
+        for path in self.folder.glob("*checkpoint*.ckpt*"):
+            path.unlink(missing_ok=True)
+
+    def drop_unfinished(self) -> None:
+        """Remove what a killed process left of weights it was writing; by the lock's holder, who alone writes them."""
+        for path in self.folder.glob(f".{self.weights.name}.*"):
+            path.unlink(missing_ok=True)
 
     @cached_property
     def config(self) -> dict[str, Any]:
