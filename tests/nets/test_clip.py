@@ -83,6 +83,13 @@ def test_temperature_starts_at_its_value_and_is_capped(clip):
         clip.log_logit_scale.fill_(start)
 
 
+def test_the_lowest_temperature_starts_at_the_cap(clip):
+    sizes = {"image_size": 8, "image_channels": 1, "vocabulary": 256, "context_length": 16, "patch": 4}
+    assert CLIP(**sizes, width=16, heads=2, temperature=0.01).logit_scale.item() == pytest.approx(100)
+    with pytest.raises(ValueError, match=r"temperature = 0.001: must satisfy temperature >= 0.01"):
+        CLIP(**sizes, width=16, heads=2, temperature=0.001)
+
+
 def test_impossible_shapes_say_what_is_possible():
     sizes = {"image_size": 8, "image_channels": 1, "vocabulary": 256, "context_length": 16}
     with pytest.raises(

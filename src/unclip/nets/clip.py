@@ -32,7 +32,8 @@ class CLIP(nn.Module):
 
     stem: how patches become tokens, by one linear map (ViT) or by strided convolutions (which learn faster).
 
-    `logit_scale` multiplies cosines in the loss; it starts at 1/0.07 and never exceeds 100 (paper, 2.5).
+    `logit_scale` multiplies cosines in the loss; it starts at 1/temperature and never exceeds 100 (paper, 2.5). The
+    lower the temperature, the further apart images and captions stay (the modality gap, Liang et al. 2022, sec. 4.3).
     tokenizer: what makes the ids that it was trained on, for those who bring captions; it is set by the builder.
     """
 
@@ -54,6 +55,7 @@ class CLIP(nn.Module):
         mlp_ratio: Annotated[float, "mlp_ratio > 0"] = 4,
         dropout: Annotated[float, "0 <= dropout < 1"] = 0.2,
         stem: Literal["linear", "convolutions"] = "linear",
+        temperature: Annotated[float, "temperature >= 0.01"] = 0.07,
     ):
         super().__init__()
         require_heads(width, heads)
@@ -66,7 +68,7 @@ class CLIP(nn.Module):
         self.text = TextTower(
             vocabulary, context_length, embedding_dim, width, text_layers, heads, mlp_ratio, dropout
         )
-        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.embedding_dim, self.token_width, self.context_length = embedding_dim, width, context_length
 
     @property
