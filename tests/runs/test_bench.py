@@ -58,3 +58,20 @@ def test_at_full_size_it_stays_below_a_gigabyte_and_ahead_of_torchmetrics(unclip
     assert result["unclip"]["peak_bytes"] < 1e9
     assert result["times_faster"] > 2  # more on an idle machine
     assert result["relative_difference"] < 1e-6
+
+
+@pytest.mark.slow
+def test_training_leaves_its_numbers_and_a_table(unclip, tmp_path):
+    tiny = ["data=synthetic", "data.size=64", "data.batch_size=4", "model.channels=8", "model.caption_layers=1"]
+    done = unclip("bench", "training", *tiny, "rounds=2", "seconds=0.01", "peers=[tutorial]", "out=bench")
+    assert done.returncode == 0, done.stderr
+    assert "batches of 4" in done.stdout
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [row["name"] for row in result["tables"][0]["rows"]] == ["unclip", "tutorial"]
+    assert "| unclip |" in (tmp_path / "bench" / "bench.md").read_text()
+
+
+def test_a_wrong_key_of_what_is_trained_is_named(unclip):
+    wrong = unclip("bench", "training", "model.chanels=8")
+    assert wrong.returncode == 2
+    assert "model.chanels = 8: no such key; nearest: model.channels" in wrong.stderr

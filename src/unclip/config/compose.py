@@ -38,6 +38,7 @@ SCHEMAS = {
     "search": schema.Search,
     "ablate": schema.Ablate,
     "bench_evaluation": schema.BenchEvaluation,
+    "bench_training": schema.BenchTraining,
 }
 OWN_FOLDER = "UNCLIP_CONFIG_DIR"
 SWEEP_VALUES_CHECKED = (

@@ -171,6 +171,17 @@ class BenchEvaluation:
 
 
 @dataclass
+class BenchTraining:
+    """conf/bench_training.yaml: training a decoder beside other libraries'."""
+
+    training: list[str]
+    peers: list[Literal["tutorial", "diffusers", "denoising-diffusion-pytorch", "dalle2-pytorch"]]
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    seconds: Annotated[float, "seconds > 0"] = 1.0
+    out: str = "outputs/bench/training"
+
+
+@dataclass
 class Search:
     """conf/search.yaml: a search for the best values. `overrides` are those of every trial."""
 

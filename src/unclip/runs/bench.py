@@ -1,7 +1,8 @@
-"""`unclip bench NAME`: how fast a part of the project is, beside what others use for the same; a table and bench.json.
+"""`unclip bench NAME`: how fast a part of the project is, beside what others use for the same; a table, bench.json
+and bench.md. Imports no torch.
 
-A benchmark is a function here, its settings in conf/bench_NAME.yaml, and a module in unclip/bench/ that does the work,
-run in a process a side so that neither's memory is the other's.
+A benchmark is a module in unclip/bench/ with a function `measure(request)`, run in a process of its own, and its
+settings in conf/bench_NAME.yaml. One whose settings have `training` takes overrides of `unclip train` too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unclip.bench import tables
 from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
-from unclip.config.compose import compose
-from unclip.files import write_json
+from unclip.config import schema, targets
+from unclip.config.compose import SCHEMAS, compose
+from unclip.files import write_json, write_text
+from unclip.runs.store import typed
+from unclip.runs.upstream import request as train_request
 
 QUICK = {"n": 5_000, "features": 512}
 FULL = {"n": 50_000, "features": 2048}  # what published distances are measured with
@@ -29,12 +34,40 @@ def main(arguments: list[str]) -> int:
         print(VERBS["bench"].help, file=sys.stderr)
         return WRONG_REQUEST
     name, *overrides = arguments
+    if name in MEASURED:
+        return measured(name, overrides)
     if name not in BENCHES:
-        close = difflib.get_close_matches(name, BENCHES, 1)
+        possible = (*BENCHES, *MEASURED)
+        close = difflib.get_close_matches(name, possible, 1)
         near = f"; nearest: {close[0]}" if close else ""
-        print(f"unclip bench: {name} is no benchmark{near}; possible: {', '.join(BENCHES)}", file=sys.stderr)
+        print(
+            f"unclip bench: {name} is no benchmark{near}; possible: {', '.join(possible)}",
+            file=sys.stderr,
+        )
         return WRONG_REQUEST
     return BENCHES[name](compose(f"bench_{name}", overrides).config)
+
+
+def measured(name: str, overrides: list[str]) -> int:
+    """Check the request, measure, print and write."""
+    own = set(targets.parameters(f"{schema.__name__}.{SCHEMAS[f'bench_{name}'].__name__}") or {})
+    mine = [o for o in overrides if key_of(o).split(".")[0] in own]
+    rest = [o for o in overrides if o not in mine]
+    trains = "training" in own
+    request = compose(f"bench_{name}", mine if trains else overrides).config
+    if trains:  # what is typed has the last word on each key
+        given = {key_of(o): o for o in [*request["training"], *rest]}
+        request["training"] = list(given.values())
+        train_request(request["training"])
+    found = _in_a_process("unclip.bench", name, request=request)
+    if found is None:
+        return FAILED
+    result = {"bench": name, "command": typed("bench", [name, *overrides]), "request": request, **found}
+    folder = Path(request["out"])
+    write_json(folder / "bench.json", result)
+    write_text(folder / "bench.md", tables.markdown(result))
+    print(f"{tables.plain(result)}\n\n{folder / 'bench.json'}")
+    return DONE
 
 
 def evaluation(request: dict[str, Any]) -> int:
@@ -66,18 +99,27 @@ def evaluation(request: dict[str, Any]) -> int:
 
 
 BENCHES: dict[str, Callable[[dict[str, Any]], int]] = {"evaluation": evaluation}
+MEASURED = ("training",)
 
 
-def _in_a_process(*arguments: str) -> dict[str, Any] | None:
-    """What `python -m <arguments> FILE` writes into FILE, or None where it failed."""
+def _in_a_process(*arguments: str, request: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """What `python -m <arguments> [REQUEST] FILE` writes into FILE, or None where it failed."""
     from unclip.runs.process import run_child
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "measured.json")
+        if request is not None:
+            asked = Path(folder, "request.json")
+            asked.write_text(json.dumps(request))
+            arguments = (*arguments, str(asked))
         if run_child(*arguments, str(file)) != 0 or not file.is_file():
             return None
         found: dict[str, Any] = json.loads(file.read_text())
         return found
+
+
+def key_of(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
 
 
 def _show(result: dict[str, Any]) -> None:
