@@ -23,7 +23,8 @@ class Net(nn.Module):
 
 def trained(decay: float, values: list[float]) -> tuple[EMA, Any, Any]:
     """The callback after steps that set weight and buffer to the given values."""
-    module, ema = SimpleNamespace(net=Net()), EMA(decay)
+    module, ema = nn.Module(), EMA(decay)
+    module.net = Net()
     trainer = SimpleNamespace(global_step=0, callbacks=[ema])
     ema.on_fit_start(trainer, module)  # type: ignore[arg-type]
     for value in values:

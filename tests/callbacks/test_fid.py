@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tests.lit.conftest import decoder_module, tiny_clip, tiny_embeddings
 from torch import multiprocessing
 
-from unclip.callbacks.ema import EMA
+from unclip.callbacks.ema import EMA, averaged
 from unclip.callbacks.fid import FID
 from unclip.callbacks.samples import decoded
 from unclip.data.embeddings import Embeddings
@@ -80,7 +80,8 @@ def test_values_are_those_of_averaged_weights_and_carry_their_n(data, embeddings
         next(module.net.parameters()).mul_(0)  # what is trained has moved on since
     found = fid.measure(trainer, module, 60)
     assert set(found) == {"val/fd_n60", "val/kid_n60", "val/consistency_n60"}
-    images = decoded(trainer, module, data, range(60))
+    with averaged(trainer, module):
+        images = decoded(module, data, range(60))
     real, judge = data.split("validation"), Verdicts(num_features=8)
     features, real_features = judge.features(images), judge.features(real.images)
     assert found["val/fd_n60"] == pytest.approx(frechet(features, real_features).item(), rel=1e-5)

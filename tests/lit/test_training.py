@@ -73,7 +73,8 @@ def test_training_noise_is_gaussian():
 
 def test_the_batch_decides_the_noise_not_only_the_seed(tiny):
     module = prior_module(tiny.embeddings)
-    module.trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0, strategy=None)
+    settings = {"world_size": 1, "global_rank": 0, "strategy": None, "accumulate_grad_batches": 1}
+    module.trainer = SimpleNamespace(current_epoch=0, **settings)
     batch, x = {"index": torch.arange(4)}, torch.empty(4, 3)
     first = module.training_noise(batch, 0)(x)
     assert torch.equal(module.training_noise(batch, 0)(x), first)

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from unclip.callbacks.ema import averaged
 from unclip.callbacks.samples import decoded
 from unclip.data.module import ImageTextData
 from unclip.diffusion.bounds import bounded
@@ -121,12 +122,13 @@ class FID(Callback):
         chunks = torch.arange(count).split(CHUNK)
         rows: Tensor | None = None
         width = extractor.num_features
-        for chunk in chunks[trainer.global_rank :: trainer.world_size]:
-            images = decoded(trainer, module, source, chunk.tolist())
-            parts = [extractor.features(images)] + ([classifier.logits(images)] if classifier else [])
-            found = torch.cat(parts, dim=1)
-            rows = found.new_zeros(count, found.shape[1]) if rows is None else rows
-            rows[chunk] = found
+        with averaged(trainer, module):
+            for chunk in chunks[trainer.global_rank :: trainer.world_size]:
+                images = decoded(module, source, chunk.tolist())
+                parts = [extractor.features(images)] + ([classifier.logits(images)] if classifier else [])
+                found = torch.cat(parts, dim=1)
+                rows = found.new_zeros(count, found.shape[1]) if rows is None else rows
+                rows[chunk] = found
         if trainer.world_size > 1:
             rows = self._together(trainer, rows, count)
         assert rows is not None

@@ -21,18 +21,18 @@ from unclip.report.pictures import grid, save
 BATCH = 100
 
 
-def decoded(trainer: Trainer, module: DecoderModule, source: ImageTextData, indices: Sequence[int]) -> Tensor:
-    """uint8 (n,C,H,W): validation images by number, through embedding and decoder, averaged weights, keyed noise."""
+def decoded(module: DecoderModule, source: ImageTextData, indices: Sequence[int]) -> Tensor:
+    """uint8 (n,C,H,W): validation images by number, through embedding and decoder, with keyed noise. To be called with
+    the net `averaged`, which all ranks enter together."""
     split = source.split("validation")
     parts = []
-    with averaged(trainer, module):
-        for chunk in torch.tensor(list(indices)).split(BATCH):
-            on_device = chunk.to(module.device)
-            cond = {}
-            if module.embeddings is not None:  # else the decoder is unconditional
-                text = module.embeddings.captions(split.caption_ids[chunk].to(module.device))
-                cond = module.condition(module.embeddings.image["validation"][on_device], text)
-            parts.append(to_uint8(module.sample(cond, chunk, key(module.seed, "watch"))).cpu())
+    for chunk in torch.tensor(list(indices)).split(BATCH):
+        on_device = chunk.to(module.device)
+        cond = {}
+        if module.embeddings is not None:  # else the decoder is unconditional
+            text = module.embeddings.captions(split.caption_ids[chunk].to(module.device))
+            cond = module.condition(module.embeddings.image["validation"][on_device], text)
+        parts.append(to_uint8(module.sample(cond, chunk, key(module.seed, "watch"))).cpu())
     return torch.cat(parts)
 
 
@@ -54,20 +54,23 @@ class SampleGrid(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.drawn_at:
-            self._draw(trainer, pl_module)
+            self._together(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self.drawn_at:
-            self._draw(trainer, pl_module)
+            self._together(trainer, pl_module)
+
+    def _together(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.drawn_at = trainer.global_step
+        with averaged(trainer, pl_module):
+            if trainer.is_global_zero:
+                self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.drawn_at = trainer.global_step
-        if not trainer.is_global_zero:
-            return
         assert isinstance(pl_module, DecoderModule)
         assert self.source is not None
         count = min(self.rows * self.columns, len(self.source.split("validation")))
-        picture = grid(decoded(trainer, pl_module, self.source, range(count)), self.columns)
+        picture = grid(decoded(pl_module, self.source, range(count)), self.columns)
         save(picture, self.folder / f"step-{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):

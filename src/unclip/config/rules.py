@@ -211,11 +211,36 @@ def _divisors(n: int) -> str:
 def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     trainer, batch = config["trainer"], config["data"]["batch_size"]
     devices = trainer["devices"]
-    parts = (devices if isinstance(devices, int) and devices > 0 else 1) * trainer["num_nodes"]
-    if batch % parts:
-        yield Problem("data.batch_size", batch, f"is global and must be divisible by the {parts} devices")
+    pieces, ranks = trainer["accumulate_grad_batches"], trainer["num_nodes"]
+    ranks *= devices if isinstance(devices, int) and devices > 0 else 1
+    if batch % (ranks * pieces):
+        of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
+        yield Problem("data.batch_size", batch, f"is global and must be divisible by {of}")
     if trainer["max_steps"] == -1 and trainer["max_epochs"] == -1:
         yield Problem("trainer.max_steps", -1, "no end is set: give trainer.max_steps or trainer.max_epochs")
+
+
+def _pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """What is no mean over samples is not the same of a batch in pieces."""
+    pieces, stage = config["trainer"]["accumulate_grad_batches"], config["stage"]
+    if pieces == 1:
+        return
+    whole = {"clip": "contrasts", "classifier": "normalises by"}.get(choices["stage"])
+    if whole:
+        why = f"stage {choices['stage']} {whole} a whole batch, which a piece of it does not see: 1"
+        yield Problem("trainer.accumulate_grad_batches", pieces, why)
+    if config.get("discriminator") and stage["adaptive_weight"]:
+        why = (
+            "stage.adaptive_weight balances the gradients of a whole batch: 1, or stage.adaptive_weight=false"
+        )
+        yield Problem("trainer.accumulate_grad_batches", pieces, why)
+
+
+def _strategy(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    strategy = config["trainer"]["strategy"]
+    if isinstance(strategy, str) and strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
+        why = "leaves checkpoints that no other run could go on from: trainer=fsdp, or ddp"
+        yield Problem("trainer.strategy", strategy, why)
 
 
 def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -332,6 +357,8 @@ RULES = (
     _not_of_this_stage,
     _divisions,
     _batches,
+    _pieces,
+    _strategy,
     _steps,
     _betas,
     _thresholding,

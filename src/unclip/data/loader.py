@@ -29,6 +29,7 @@ class BatchLoader:
     Global batch k of epoch e is `permutation(seed, e)[k B:(k + 1) B]`, and rank r of R takes its r-th
     contiguous part, so that the ranks together see each sample once. Training drops the incomplete last
     batch; otherwise the order is the stored one and every sample is kept. `batch_size` is the global one.
+    In training a rank's part comes in `pieces` of equal size, one after the other.
 
     A batch is {"image": uint8 (b,C,H,W), "caption": int64 (b,), "label": int64 (b,), "index": int64 (b,) into
     the split}. Augmentation (training only): a flip with probability `flip`, and a shift by up to
@@ -49,16 +50,16 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        pieces: int = 1,
     ) -> None:
-        if training and batch_size % ranks:
-            raise ValueError(
-                f"batch_size = {batch_size}: the global size must be divisible by the {ranks} devices"
-            )
+        if training and batch_size % (ranks * pieces):
+            of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
+            raise ValueError(f"batch_size = {batch_size}: the global size must be divisible by {of}")
         if training and batch_size > len(data):
             raise ValueError(f"batch_size = {batch_size}: the training split has only {len(data)} images")
         self.data, self.batch_size, self.training = data, batch_size, training
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.pieces = rank, ranks, pieces if training else 1
         self.epoch = 0
         self._position = (0, 0)  # epoch, batches of it handed out
         self._resume: tuple[int, int] | None = None
@@ -85,7 +86,7 @@ class BatchLoader:
     def __len__(self) -> int:
         full, rest = divmod(len(self.data), self.batch_size)
         if self.training:
-            return full
+            return full * self.pieces
         return full + bool(len(self._part(torch.arange(rest))))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -96,10 +97,14 @@ class BatchLoader:
         self._resume = None
         order = self.order(epoch) if self.training else None
         indices = order.permutation if order else torch.arange(len(self.data))
-        for k in range(first, len(self)):
-            index = self._part(indices[k * self.batch_size : (k + 1) * self.batch_size])
-            self._position = (epoch, k + 1)
-            yield self._batch(index, order)
+        for k in range(first, len(self) // self.pieces):
+            part = self._part(indices[k * self.batch_size : (k + 1) * self.batch_size])
+            for number, index in enumerate(part.tensor_split(self.pieces), 1):
+                self._position = (
+                    epoch,
+                    k + number // self.pieces,
+                )  # a batch is handed out with its last piece
+                yield self._batch(index, order)
 
     def order(self, epoch: int) -> Order:
         """Everything random about an epoch."""

@@ -25,9 +25,9 @@ class ImageTextData(lightning.LightningDataModule):
     """Splits, loaded once each, and their loaders. A data set implements `load`, and `prepare_data` where it
     has to fetch.
 
-    batch_size: of all devices together. flip: probability of a horizontal flip; crop_padding: random shifts
-    by up to so many pixels; both on training batches only, keyed by (seed, epoch, sample). licence, attribution:
-    of the pictures, as `unclip data info` shows them.
+    batch_size: of all devices together, and of all pieces that the trainer accumulates gradients of. flip: probability
+    of a horizontal flip; crop_padding: random shifts by up to so many pixels; both on training batches only, keyed by
+    (seed, epoch, sample). licence, attribution: of the pictures, as `unclip data info` shows them.
     """
 
     licence: str = "not stated"
@@ -115,4 +115,5 @@ class ImageTextData(lightning.LightningDataModule):
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             ranks=trainer.world_size if trainer else 1,
+            pieces=trainer.accumulate_grad_batches if trainer else 1,
         )

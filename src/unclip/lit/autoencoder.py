@@ -87,7 +87,7 @@ class AutoencoderModule(Stage):
         y = self.net.to_pixels(h)
         likeness = self.likeness(x, y)
         loss = likeness + self.divergence(x, posterior)
-        self.log("train/loss", loss)
+        self.log_loss(loss, batch_idx)
         return loss if self.discriminator is None else loss + self.adversarial(x, y, likeness)
 
     def likeness(self, x: Tensor, y: Tensor) -> Tensor:

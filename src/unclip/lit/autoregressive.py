@@ -64,7 +64,7 @@ class AutoregressiveModule(Prior):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, "train", self.training_noise(batch, batch_idx).uniform).mean()
-        self.log("train/loss", loss)
+        self.log_loss(loss, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

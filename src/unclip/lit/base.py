@@ -20,6 +20,8 @@ from unclip.diffusion import Denoiser, Objective, Schedule, diffusion_loss
 from unclip.diffusion.learned import Learned, VarianceGradient
 from unclip.diffusion.times import Draw, Times, Uniform
 from unclip.diffusion.weighting import Weighting
+from unclip.lit.optim import align
+from unclip.lit.sharding import whole
 from unclip.randomness import BatchNoise, KeyedNoise, key
 from unclip.sampling import Sampler
 
@@ -33,13 +35,20 @@ class Stage(lightning.LightningModule):
     """A stage trains `net` with `optim(net, total_steps) -> (optimizer, scheduler)`.
 
     Randomness is a function of (seed, epoch, batch, rank): nothing of it needs to be saved to go on after an
-    interruption, and noise for a global batch is the same on any number of ranks.
+    interruption, and noise for a global batch is the same on any number of ranks, in any number of pieces. What
+    Lightning calls a batch is a piece; a step is a whole one.
     """
 
     def __init__(self, net: nn.Module, optim: Optim, seed: int = 0):
         super().__init__()
         self.net, self.optim, self.seed = net, optim, seed
         self.embeddings: Embeddings | None = None  # of the data, for stages on top of a CLIP
+        self._so_far: dict[str, list[Tensor]] = {}  # of a batch in pieces
+
+    @property
+    def pieces(self) -> int:
+        """Forward and backward passes in which a rank's part of a batch is computed, one after the other."""
+        return int(self.trainer.accumulate_grad_batches)
 
     def on_fit_start(self) -> None:
         if self.embeddings is not None:
@@ -49,18 +58,44 @@ class Stage(lightning.LightningModule):
         optimizer, scheduler = self.optim(self.net, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            align(optimizer)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(key(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-            self.log("train/grad_norm", get_total_norm(gradients))
+            self.log("train/grad_norm", whole(get_total_norm(gradients)))
 
     def training_noise(self, batch: Batch, batch_idx: int) -> BatchNoise:
-        """This rank's part of the draws for a global training batch."""
-        seed = key(self.seed, "noise", self.current_epoch, batch_idx)
-        return BatchNoise(seed, len(batch["index"]), self.global_rank, self.trainer.world_size, self.device)
+        """This piece's part of the draws for a global training batch."""
+        step, piece = divmod(batch_idx, self.pieces)
+        seed = key(self.seed, "noise", self.current_epoch, step)
+        number, of = self.global_rank * self.pieces + piece, self.trainer.world_size * self.pieces
+        return BatchNoise(seed, len(batch["index"]), number, of, self.device)
+
+    def of_batch(self, name: str, x: Tensor, batch_idx: int) -> Tensor | None:
+        """This rank's x (B,...) of a whole batch, once its last piece is there."""
+        if self.pieces == 1:
+            return x
+        self._so_far.setdefault(name, []).append(x)
+        return torch.cat(self._so_far.pop(name)) if (batch_idx + 1) % self.pieces == 0 else None
+
+    def log_loss(self, loss: Tensor, batch_idx: int) -> None:
+        """As train/loss, a mean over a piece's samples as that over the global batch."""
+        found = self.of_batch("train/loss", loss.detach().reshape(1), batch_idx)
+        if found is not None:
+            self.log("train/loss", found.mean(), sync_dist=self.trainer.world_size > 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counted_in(checkpoint, self.pieces, 1)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run may be gone on with in other pieces."""
+        counted_in(checkpoint, 1, self.pieces)
 
     def all_ranks(self, x: Tensor) -> Tensor:
         """All ranks' rows, in the order of ranks; gradients flow back to each."""
@@ -130,9 +165,12 @@ class DiffusionStage(Stage):
         if learned:
             learned.see(losses)
         if self.times.learns:
-            self.times.learn(self.all_ranks(draw.t), self.all_ranks(losses.detach()))
+            t = self.of_batch("t", draw.t, batch_idx)
+            seen = self.of_batch("losses", losses.detach(), batch_idx)
+            if t is not None and seen is not None:
+                self.times.learn(self.all_ranks(t), self.all_ranks(seen))
         loss = draw.mean(losses)
-        self.log("train/loss", loss)
+        self.log_loss(loss, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -142,9 +180,11 @@ class DiffusionStage(Stage):
         self.log("val/loss", losses.mean(), sync_dist=True, batch_size=len(losses))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["times"] = self.times.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.times.load_state_dict(checkpoint.get("times", {}))
 
     def _losses(
@@ -157,6 +197,14 @@ class DiffusionStage(Stage):
     ) -> Tensor:
         x0, cond = self.example(batch, split, drop)
         return self.losses(x0, draw, noise(x0), cond)
+
+
+def counted_in(checkpoint: dict[str, Any], before: int, after: int) -> None:
+    """Make a checkpoint's count of batches, at a whole one of `before` pieces, that of batches of `after` pieces."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for span in ("total", "current"):
+        more = progress[span]["ready"] // before * (after - before)
+        progress[span] = {name: count + more for name, count in progress[span].items()}
 
 
 def keep(drop: float, uniform: Callable[[], Tensor] | None, like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class ClassifierModule(Stage):
             level = rearrange(self.noise * draw.uniform(), "b -> b 1 1 1").to(x)
             x = x + level * draw(x)
         loss = F.cross_entropy(self.net(x), batch["label"])
-        self.log("train/loss", loss)
+        self.log_loss(loss, batch_idx)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

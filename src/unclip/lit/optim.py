@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -41,6 +42,15 @@ def adamw(
     if warmup_steps is not None:
         warmup = min(warmup_steps, total_steps) / total_steps
     return optimizer, LambdaLR(optimizer, lambda step: rate(step, total_steps, warmup, decay, min_lr / lr))
+
+
+def align(optimizer: Optimizer) -> None:
+    """Lay the moments out in memory as their parameters are: a fused step goes through both in the order of memory, and
+    whoever saved them may have had another."""
+    for parameter, state in optimizer.state.items():
+        for name, x in state.items():
+            if isinstance(x, Tensor) and x.shape == parameter.shape and x.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(x)
 
 
 def rate(step: int, total: int, warmup: float, decay: Decay, floor: float) -> float:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from unclip.callbacks.ema import averaged
 from unclip.files import write_atomic
+from unclip.lit.sharding import assembled
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def weights(trainer: Trainer, module: Stage, config: dict[str, Any], path: Path) -> None:
-    """Write the net's averaged weights, atomically."""
+    """The first rank writes the net's averaged weights, atomically; the others help to gather them."""
     with averaged(trainer, module):
-        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in module.net.state_dict().items()}
+        state = assembled(module.net.state_dict())
+    if not trainer.is_global_zero:
+        return
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     metadata = {"format": "pt", "stage": config["stage"]["name"], "config": json.dumps(config)}
     if saved := getattr(getattr(module.net, "tokenizer", None), "saved", None):
         metadata["tokenizer"] = saved  # what was learned from captions: sampling needs no data for it

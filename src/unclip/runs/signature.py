@@ -17,6 +17,7 @@ NOT_THE_RESULT = {
         "devices",
         "num_nodes",
         "strategy",  # noise and epochs are keyed by sample, not by rank
+        "accumulate_grad_batches",  # pieces of the same batch
         "val_check_interval",
         "limit_val_batches",
         "log_every_n_steps",

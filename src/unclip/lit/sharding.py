@@ -1,0 +1,164 @@
+"""Fully sharded training (FSDP2): of parameters, gradients, moments and averages each rank keeps a part.
+What is trained is not known here; what is saved is whole, in the format of any other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed import ReduceOp, all_reduce, get_rank
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+
+class FullyShard(ModelParallelStrategy):
+    """Over all ranks at once (Zhao et al. 2023). A block of the net is gathered when its turn comes, in float32; what
+    is in no block is gathered for the step.
+
+    Checkpoints are those of one process: the first rank gathers them, every rank reads them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False  # into the whole net, before it is sharded
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        assert self.lightning_module is not None
+        shard(self.lightning_module, self.device_mesh["data_parallel"])
+        Strategy.setup(self, trainer)
+        self.barrier()
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Average the gradients of what is on every rank. Averaged twice they are the same, so accumulation may add to
+        them."""
+        assert self.lightning_module is not None
+        for parameter in self.lightning_module.parameters():
+            if parameter.grad is not None and not isinstance(parameter, DTensor):
+                all_reduce(parameter.grad, ReduceOp.SUM)
+                parameter.grad /= self.world_size
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return assembled(self.lightning_module.state_dict())
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        Strategy.load_model_state_dict(self, checkpoint, strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return assembled(optimizer.state_dict())
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            numbers = (i for group in saved["param_groups"] for i in group["params"])
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            state = {
+                number: {
+                    name: placed(x, p) if isinstance(x, Tensor) and x.shape == p.shape else x
+                    for name, x in saved["state"].get(number, {}).items()
+                }
+                for number, p in zip(numbers, parameters, strict=True)
+            }
+            optimizer.load_state_dict({**saved, "state": state})
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Mapped, not read: a machine's ranks share what they do not keep."""
+        return dict(torch.load(checkpoint_path, map_location="cpu", weights_only=weights_only, mmap=True))
+
+
+def shard(stage: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard what a stage trains, in place and once, over the ranks of a mesh; its `training_step` gathers it.
+
+    Numbers, such as a temperature, have no rows to share out: they stay on every rank.
+    """
+    if isinstance(stage, FSDPModule):
+        return
+    numbers = {p for p in stage.parameters() if p.ndim == 0}
+    for parameter in stage.parameters():
+        parameter.data = parameter.data.contiguous()  # in whatever memory format: shards are rows
+    net = stage.net
+    assert isinstance(net, nn.Module)
+    for block in blocks(net):
+        fully_shard(block, mesh=mesh, ignored_params=numbers)
+    fully_shard(stage, mesh=mesh, ignored_params=numbers, reshard_after_forward=False)
+    register_fsdp_forward_method(stage, "training_step")
+
+
+def blocks(net: nn.Module) -> Iterator[nn.Module]:
+    """What a net has in lists; where such a part has lists of its own, their entries and its other children."""
+    for child in net.children():
+        if isinstance(child, nn.ModuleList):
+            for entry in child:
+                yield from _units(entry)
+        else:
+            yield from blocks(child)
+
+
+def _units(entry: nn.Module) -> Iterator[nn.Module]:
+    if any(isinstance(part, nn.ModuleList) for part in entry.modules()):
+        for child in entry.children():
+            for part in child if isinstance(child, nn.ModuleList) else [child]:
+                yield from _units(part)
+    elif any(True for _ in entry.parameters()):
+        yield entry
+
+
+@contextmanager
+def unsharded(stage: nn.Module) -> Iterator[None]:
+    """Inside, every rank has the whole stage and computes without the others; all ranks enter and leave together."""
+    parts = [part for part in stage.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not stage, recurse=False)
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, in the same memory; any other tensor itself."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """A sharded tensor gathered, on all ranks together; any other tensor itself."""
+    return cast("Tensor", x.full_tensor()) if isinstance(x, DTensor) else x
+
+
+def placed(x: Tensor, like: Tensor) -> Tensor:
+    """x, the same on all ranks, sharded and laid out in memory as `like` is, on its device."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(x.contiguous(), like.device_mesh, like.placements, src_data_rank=None)
+    return torch.empty_like(like).copy_(x)
+
+
+def assembled(state: Any) -> Any:
+    """Nested dictionaries and lists with sharded tensors gathered, on all ranks together. Only the first rank keeps
+    them, on the CPU; elsewhere None is in their place."""
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if get_rank() == 0 else None
+    if isinstance(state, dict):
+        return {name: assembled(x) for name, x in state.items()}
+    return [assembled(x) for x in state] if isinstance(state, list) else state
