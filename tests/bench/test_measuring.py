@@ -60,16 +60,16 @@ def test_the_ratio_is_of_rounds_so_that_a_machine_that_slows_down_does_not_chang
 
 
 def test_attention_counts_as_the_products_that_it_is_and_settling_steps_are_taken_off():
-    q = torch.randn(2, 3, 16, 8)
+    q = torch.randn(2, 3, 16, 8, requires_grad=True)
 
     def step() -> None:
-        nn.functional.scaled_dot_product_attention(q, q, q)
+        nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
 
     contest = Contest(CPU, rounds=1, seconds=0.0)
     contest.enter(lambda: looped("once", step, CPU, items=2))
     contest.enter(lambda: Way("settled", lambda n: [step() for _ in range(n + 2)] and 1.0, 2, settling=2))
     products = 2 * (2 * 3) * 16 * 16 * 8 * 2  # q k and its product with v, two operations an entry
-    assert [row["flop"] for row in contest.rows] == [products / 2] * 2
+    assert [row["flop"] for row in contest.rows] == [3 * products / 2] * 2  # backward is twice as much
 
 
 def test_memory_is_what_tensors_take_at_most_and_what_is_left():

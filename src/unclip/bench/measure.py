@@ -3,7 +3,8 @@ What the ways are, the benchmarks say; how it is shown is tables.py's.
 
 A round is so many steps of each way; rounds go through the ways forth and back in turns, so that a machine which gets
 faster or slower favours none. FLOP are those of matrix products and convolutions, attention counted as the products
-that it is (FlopCounterMode); what optimizers and norms add is small and not counted.
+that it is (FlopCounterMode), without what its kernels compute again in the backward pass; what optimizers and norms
+add is small and not counted.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from unclip.bench.machine import Peak, timed, wait
 from unclip.bench.memory import Memory
 
 Row = dict[str, Any]
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,6 @@ class Way:
     run: Callable[[int], float]
     items: int = 1
     settling: int = 0
-    counted: int = 2  # steps under the counters: with the second one optimizers have all that they hold
     parameters: int | None = None
     note: str = ""
     ready: Callable[[], object] = lambda: None
@@ -80,11 +80,14 @@ class Contest:
                 self.absent.append({"name": way.name, "absent": way.why})
                 return
             if self.counts:
-                way.run(way.counted)
+                if not way.settling:
+                    way.run(1)  # optimizers have all that they hold from the second step on
+                with counter() as counted:
+                    way.run(1)
         row: Row = {"name": way.name, "items": way.items, "parameters": way.parameters, "note": way.note}
         if memory:
             row |= {"held_bytes": memory.held, "step_bytes": memory.peak - memory.held}
-            row["flop"] = flop(way) / way.items
+            row["flop"] = counted.get_total_flops() / (1 + way.settling) / way.items
         self.ways.append(way)
         self.rows.append(row)
         way.ready()
@@ -140,8 +143,17 @@ def compared(seconds: Sequence[float], items: int, ours: Sequence[float]) -> Row
     return {"seconds": list(seconds), **spread, "times": median(times)}
 
 
-def flop(way: Way) -> float:
-    """Floating-point operations of one of its steps."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        way.run(1)
-    return counter.get_total_flops() / (1 + way.settling)
+def counter() -> FlopCounterMode:
+    """Counts floating-point operations of matrix products, convolutions and attention; forward and backward."""
+
+    def forward(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+        return 2 * forward(query, key, value)
+
+    ops = torch.ops.aten
+    mapping: dict[Any, Any] = {ops._scaled_dot_product_flash_attention_for_cpu: forward}
+    for kernel in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
+        mapping[getattr(ops, f"_scaled_dot_product_{kernel}_backward")] = backward
+    return FlopCounterMode(display=False, custom_mapping=mapping)
