@@ -1,64 +1,89 @@
-"""Time and memory of the Frechet distance, ours and torchmetrics', on the same features in the same batches.
-
-Run as `python -m unclip.bench.evaluation SIDE N FEATURES BATCH SEED FILE`: one side, measured, as JSON into FILE. What
+"""The Frechet distance of two sets of features, ours and torchmetrics', on the same features in the same batches. What
 makes the features is neither timed nor a network."""
 
 from __future__ import annotations
 
-import json
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-SIDES = ("unclip", "torchmetrics")
+from unclip.bench.machine import described
+from unclip.bench.measure import Contest, Way, looped
+
+QUICK = {"n": 5_000, "features": 512}
+FULL = {"n": 50_000, "features": 2048}  # what published distances are measured with
 DECAY = 0.75  # the i-th standard deviation is i^-0.75: a few directions hold most of the variance, as networks have it
+CPU = torch.device("cpu")
+
+Side = tuple[
+    Callable[[Tensor, int], Any], Callable[[], float]
+]  # takes a batch of set 0 or 1; says the distance
+Source = Callable[[int], Iterator[Tensor]]  # the batches of set 0 or 1
 
 
-def measured(side: str, n: int, features: int, batch: int, seed: int) -> dict[str, Any]:
-    """Seconds and bytes of one side for two sets of n."""
-    _warm_up(side, features, batch, seed)
-    update, distance = _SIDES[side](features)
-    streams = (_batches(n, features, batch, seed, which) for which in (0, 1))
-    before, seconds = _peak(), 0.0
-    for which, stream in enumerate(streams):
-        for part in stream:
-            start = time.perf_counter()
-            update(part, which)
-            seconds += time.perf_counter() - start
-    start = time.perf_counter()
-    value = distance()
-    last = time.perf_counter() - start
-    return {
-        "value": value,
-        "update_seconds": seconds,
-        "distance_seconds": last,
-        "seconds": seconds + last,
-        "peak_bytes": _peak(),
-        "own_bytes": _peak() - before,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-    }
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Both sides, from features to distance, and the distance alone."""
+    sizes = {key: request[key] or (FULL if request["full"] else QUICK)[key] for key in QUICK}
+    n, features = sizes["n"], sizes["features"]
+    source = partial(batches, **sizes, batch=request["batch"], seed=request["seed"])
+    whole = Contest(CPU, torch.float64, request["rounds"], 0.0)
+    last = Contest(CPU, torch.float64, request["rounds"], 0.0, counts=False, peaks=False)
+    values: dict[str, float] = {}
+    for name, side in SIDES.items():
+        way = partial(streamed, name, partial(side, features), source, 2 * n, values)
+        whole.enter(way)
+        last.enter(partial(alone, name, side(features), partial(source, n=min(n, 2 * features))))
+    ours, theirs = (values[name] for name in SIDES)
+    what = f"of 2 x {n:,} features of {features:,}, {request['batch']} at a time, in float64"
+    tables = [
+        {"title": f"The Frechet distance {what}", "unit": "features/s", **whole.measured()},
+        {
+            "title": "Of that, the distance once mean and covariance are there",
+            "unit": "distances/s",
+            **last.measured(),
+        },
+    ]
+    difference = abs(ours - theirs) / theirs
+    remark = f"The values differ by {difference:.1e} of their size (torchmetrics rounds its own to float32)."
+    tables[0]["remarks"] = [remark]
+    found = {"values": values, "relative_difference": difference, **sizes}
+    return {"machine": described(CPU, ["torchmetrics"]), **found, "tables": tables}
 
 
-def _warm_up(side: str, features: int, batch: int, seed: int) -> None:
-    """Libraries loaded, threads started, and in memory what it takes to make a batch."""
-    update, distance = _SIDES[side](16)
+def streamed(
+    name: str, make: Callable[[], Side], source: Source, items: int, values: dict[str, float]
+) -> Way:
+    """Both sets through a fresh side, then its distance; the making of the features is not timed."""
+
+    def once() -> float:
+        update, distance = make()
+        took = 0.0
+        for which in (0, 1):
+            for part in source(which):
+                start = time.perf_counter()
+                update(part, which)
+                took += time.perf_counter() - start
+        start = time.perf_counter()
+        values[name] = distance()
+        return took + time.perf_counter() - start
+
+    return Way(name, lambda steps: sum(once() for _ in range(steps)), items=items)
+
+
+def alone(name: str, side: Side, source: Source) -> Way:
+    """The distance of what has been taken in."""
+    update, distance = side
     for which in (0, 1):
-        for part in _batches(64, 16, 32, seed, which):
+        for part in source(which):
             update(part, which)
-    distance()
-    next(_batches(batch, features, batch, seed, 0))
+    return looped(name, distance, CPU)
 
 
-def _ours(features: int) -> tuple[Callable[[Tensor, int], Any], Callable[[], float]]:
+def ours(features: int) -> Side:
     from unclip.evaluate.distances import StreamedMoments, frechet_distance
 
     streams = [StreamedMoments(), StreamedMoments()]
@@ -69,7 +94,7 @@ def _ours(features: int) -> tuple[Callable[[Tensor, int], Any], Callable[[], flo
     return lambda part, which: streams[which].update(part), distance
 
 
-def _torchmetrics(features: int) -> tuple[Callable[[Tensor, int], Any], Callable[[], float]]:
+def torchmetrics(features: int) -> Side:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     extractor = nn.Identity()
@@ -77,15 +102,16 @@ def _torchmetrics(features: int) -> tuple[Callable[[Tensor, int], Any], Callable
     metric = FrechetInceptionDistance(extractor)
 
     def distance() -> float:
+        metric._computed = None  # it would give what it remembers
         return float(metric.compute())
 
     return lambda part, which: metric.update(part, real=which == 0), distance
 
 
-_SIDES = {"unclip": _ours, "torchmetrics": _torchmetrics}
+SIDES = {"unclip": ours, "torchmetrics": torchmetrics}
 
 
-def _batches(n: int, features: int, batch: int, seed: int, which: int) -> Iterator[Tensor]:
+def batches(which: int, n: int, features: int, batch: int, seed: int) -> Iterator[Tensor]:
     """Set `which`, (batch, features) float32 at a time, not negative, as after a ReLU; the second is a little off."""
     mixing = torch.randn(features, features, generator=torch.Generator().manual_seed(seed)) / features**0.5
     mixing *= torch.arange(1, features + 1).unsqueeze(1) ** -DECAY * features**0.5
@@ -93,15 +119,3 @@ def _batches(n: int, features: int, batch: int, seed: int, which: int) -> Iterat
     for start in range(0, n, batch):
         rows = min(batch, n - start)
         yield (torch.randn(rows, features, generator=generator) @ mixing + 0.05 * which).relu()
-
-
-def _peak() -> int:
-    """Bytes this process has had at most, its libraries included."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-if __name__ == "__main__":
-    side, n, features, batch, seed, file = sys.argv[1:]
-    result = measured(side, int(n), int(features), int(batch), int(seed))
-    Path(file).write_text(json.dumps(result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,27 @@ SETTLING = {"cpu": 1, "cuda": 10}  # steps of each round before the clock starts
 class Training:
     """A stage made from overrides of `unclip train`, on top of an untrained CLIP: a step costs the same.
 
-    The embeddings that it is trained on are drawn, unit vectors like the real ones.
+    The embeddings that it is trained on are drawn, unit vectors like the real ones, unless `embedded` makes others of
+    CLIP, data and these. clip: another than the experiment's own.
     """
 
-    def __init__(self, overrides: list[str]):
+    def __init__(
+        self,
+        overrides: list[str],
+        clip: CLIP | None = None,
+        embedded: Callable[[CLIP, ImageTextData, Embeddings], Any] = lambda clip, source, drawn: drawn,
+    ):
         composed = compose("train", overrides)
         self.config = composed.config
         self.source: ImageTextData = build.data(self.config)
         if self.config.get("autoencoder") or self.config.get("prior"):
             raise ValueError("autoencoder, prior: a benchmark measures the stage in itself; leave them out")
         self.source.split("train"), self.source.split("validation")
-        self.clip = self._clip(composed.experiment, overrides) if self.config.get("clip") else None
-        self.embeddings = drawn(self.clip, self.source) if self.clip else None
+        self.clip = clip
+        self.embeddings: Any = None
+        if self.config.get("clip"):
+            self.clip = clip or self._clip(composed.experiment, overrides)
+            self.embeddings = embedded(self.clip, self.source, drawn(self.clip, self.source))
 
     def _clip(self, experiment: str, overrides: list[str]) -> CLIP:
         """The experiment's own, untrained."""

@@ -37,6 +37,7 @@ class Way:
     run: Callable[[int], float]
     items: int = 1
     settling: int = 0
+    scale: float = 1.0  # of the work that a step stands for to what it does: 100 where it does a hundredth
     parameters: int | None = None
     note: str = ""
     ready: Callable[[], object] = lambda: None
@@ -60,6 +61,7 @@ class Contest:
     """Ways of doing one thing, entered one by one and then measured in turns; the first is ours.
 
     counts: whether FLOP and memory are of interest; then a way is made, and does its first steps, under the counters.
+    peaks: whether the machine's peak is.
     """
 
     device: torch.device
@@ -67,6 +69,7 @@ class Contest:
     rounds: int = 5
     seconds: float = 1.0  # of a way's part of a round, at least
     counts: bool = True
+    peaks: bool = True
     ways: list[Way] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     absent: list[Row] = field(default_factory=list)
@@ -87,34 +90,33 @@ class Contest:
         row: Row = {"name": way.name, "items": way.items, "parameters": way.parameters, "note": way.note}
         if memory:
             row |= {"held_bytes": memory.held, "step_bytes": memory.peak - memory.held}
-            row["flop"] = counted.get_total_flops() / (1 + way.settling) / way.items
+            row["flop"] = way.scale * counted.get_total_flops() / (1 + way.settling) / way.items
         self.ways.append(way)
         self.rows.append(row)
         way.ready()
 
     def measured(self) -> dict[str, Any]:
         """{"peak", "rows"}: the rows in the order of entering, with the seconds a step of each round."""
-        peak = Peak(self.device, self.dtype)
+        peak = Peak(self.device, self.dtype) if self.peaks else None
         steps = [self._steps(way) for way in self.ways]
         took: list[list[float]] = [[] for _ in self.ways]
         flops, bandwidths = [], []
         for number in range(self.rounds):
-            flops.append(peak.flops())
-            bandwidths.append(peak.bandwidth())
+            if peak:
+                flops.append(peak.flops())
+                bandwidths.append(peak.bandwidth())
             order = list(range(len(self.ways)))
             for i in order if number % 2 == 0 else reversed(order):
                 gc.collect()
                 took[i].append(self._round(i, steps[i]) / steps[i])
         ours = [s / self.ways[0].items for s in took[0]]
         for row, way, seconds in zip(self.rows, self.ways, took, strict=True):
-            row |= compared(seconds, way.items, ours)
+            row |= compared([s * way.scale for s in seconds], way.items, ours)
             if "flop" in row:
                 row["flops"] = row["flop"] * row["rate"]
-                row["share"] = row["flops"] / median(flops)
                 row["times_per_flop"] = row["times"] * self.rows[0]["flop"] / row["flop"]
-        named = {"dtype": str(self.dtype).removeprefix("torch."), "rounds": flops, "flops": median(flops)}
-        copies = {"rounds": bandwidths, "bandwidth": median(bandwidths)}
-        return {"peak": {"product": named, "copy": copies}, "rows": [*self.rows, *self.absent]}
+                row |= {"share": row["flops"] / median(flops)} if peak else {}
+        return {**(reached(peak, flops, bandwidths) if peak else {}), "rows": [*self.rows, *self.absent]}
 
     def _steps(self, way: Way) -> int:
         """Steps of a round; this is also the warm-up."""
@@ -132,6 +134,12 @@ class Contest:
         seconds = self.ways[i].run(steps)
         self.rows[i]["step_bytes"] = torch.cuda.max_memory_allocated(self.device) - before
         return seconds
+
+
+def reached(peak: Peak, flops: list[float], bandwidths: list[float]) -> dict[str, Any]:
+    """{"peak"}: what the machine did in each round, and the medians."""
+    product = {"dtype": str(peak.dtype).removeprefix("torch."), "rounds": flops, "flops": median(flops)}
+    return {"peak": {"product": product, "copy": {"rounds": bandwidths, "bandwidth": median(bandwidths)}}}
 
 
 def compared(seconds: Sequence[float], items: int, ours: Sequence[float]) -> Row:

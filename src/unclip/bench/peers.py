@@ -49,16 +49,23 @@ def absent(package: str, name: str) -> Absent | None:
     return None if find_spec(package) else Absent(name, f"not installed: {HOW[package]}")
 
 
-def tutorial(ours: Training) -> Way | Absent:
-    """As write-ups have it: our own net's twin, in their form."""
+def tutorial_net(ours: Training) -> TutorialDecoder | Absent:
+    """The twin of our own net in the tutorial's form."""
     model = ours.config["model"]
     if not isinstance(ours.module.net, DecoderNet) or any(model[k] != v for k, v in OTHERWISE.items()):
         return Absent("tutorial", "written for the decoder's own U-Net as the reference has it")
     assert ours.clip is not None
-    assert ours.embeddings is not None
-    widths = {"embedding_dim": ours.clip.embedding_dim, "token_width": ours.clip.token_width}
-    twin = TutorialDecoder(**{"image_channels": ours.source.image_channels, **widths, **model})
-    training = TutorialTraining(twin.to(ours.device), Discrete(cosine_betas(1000)).alpha_bar)
+    known = {"embedding_dim": ours.clip.embedding_dim, "token_width": ours.clip.token_width}
+    twin = TutorialDecoder(**{"image_channels": ours.source.image_channels, **known, **model})
+    return twin.to(ours.device)
+
+
+def tutorial(ours: Training) -> Way | Absent:
+    """As write-ups have it."""
+    twin = tutorial_net(ours)
+    if isinstance(twin, Absent):
+        return twin
+    training = TutorialTraining(twin, Discrete(cosine_betas(1000)).alpha_bar)
     training.mixed = ours.dtype == torch.bfloat16
     batches, known = ours.batches(), ours.embeddings.to(ours.device)
 

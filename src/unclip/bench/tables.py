@@ -31,7 +31,10 @@ def figure(x: float) -> str:
 
 
 def cells(table: Table) -> list[list[str]]:
-    """Headings, then a row for each way that was measured; columns that no way has are left out."""
+    """Headings, then a row for each way that was measured; columns that no way has are left out. A table that was made
+    otherwise has its `cells` already."""
+    if "cells" in table:
+        return [[str(text) for text in line] for line in table["cells"]]
     rows = [row for row in table["rows"] if "absent" not in row]
     shown = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
     unit = f"{table['unit']} (least - most)"
@@ -49,7 +52,7 @@ def named(row: Row) -> str:
 
 def remarks(table: Table) -> list[str]:
     """What is to be said below it: what it was measured against, and what is missing."""
-    rounds = max((len(row.get("seconds", [])) for row in table["rows"]), default=0)
+    rounds = max((len(row.get("seconds", [])) for row in table.get("rows", [])), default=0)
     lines = [f"Medians of {rounds} rounds, taken in turns."] if rounds else []
     if "peak" in table:
         product, copy = table["peak"]["product"], table["peak"]["copy"]
@@ -58,7 +61,7 @@ def remarks(table: Table) -> list[str]:
             f"{product['dtype']} matrix product, {figure(copy['bandwidth'] / 1e9)} GB/s in a large copy."
         )
     lines += table.get("remarks", [])
-    return [*lines, *(f"{row['name']}: {row['absent']}" for row in table["rows"] if "absent" in row)]
+    return [*lines, *(f"{row['name']}: {row['absent']}" for row in table.get("rows", []) if "absent" in row)]
 
 
 def plain(result: dict[str, Any]) -> str:

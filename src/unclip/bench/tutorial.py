@@ -230,3 +230,33 @@ class TutorialTraining:
         return loss.item()
 
     mixed = False  # whether the net runs in bfloat16
+
+
+class TutorialSampling:
+    """The loop of a thousand steps: the prior's answer anew at each, the net twice for guidance, the ancestral step."""
+
+    def __init__(self, net: nn.Module, prior: nn.Module, alphas_bar: Tensor, scale: float):
+        self.net, self.prior, self.scale = net.eval(), prior, scale
+        self.alphas_bar = alphas_bar.float().to(next(net.parameters()).device)
+
+    @torch.no_grad()
+    def __call__(self, text: dict[str, Tensor], shape: tuple[int, ...], steps: int) -> Tensor:
+        """The first `steps` of the loop for text features `text`, from noise of this shape (B,C,Y,X)."""
+        device, total = self.alphas_bar.device, len(self.alphas_bar)
+        x, yes = torch.randn(shape, device=device), torch.ones(shape[0], dtype=torch.bool, device=device)
+        said = {"text_embedding": text["text"], "keep_text": yes}
+        said |= {name: text[name] for name in ("tokens", "token_mask")}
+        for i in reversed(range(total - steps, total)):
+            t = torch.full((shape[0],), i, device=device)
+            last = torch.full_like(t, total - 1)
+            image = F.normalize(self.prior(torch.randn_like(text["text"]), last, said), dim=-1)
+            told = self.net(x, t, image, text["tokens"], text["token_mask"], yes, yes)
+            untold = self.net(x, t, image, text["tokens"], text["token_mask"], ~yes, ~yes)
+            noise = untold + self.scale * (told - untold)
+            now, before = self.alphas_bar[i], self.alphas_bar[max(i - 1, 0)]
+            x0 = ((x - (1 - now).sqrt() * noise) / now.sqrt()).clamp(-1, 1)
+            beta = 1 - now / before
+            mean = (before.sqrt() * beta * x0 + (now / before).sqrt() * (1 - before) * x) / (1 - now)
+            spread = (beta * (1 - before) / (1 - now)).clamp(min=1e-20).sqrt()
+            x = mean + spread * torch.randn_like(x) if i > 0 else mean
+        return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()

@@ -167,6 +167,7 @@ class BenchEvaluation:
     full: bool = False
     batch: Annotated[int, "batch >= 1"] = 100
     seed: Annotated[int, "0 <= seed < 2**31"] = 0
+    rounds: Annotated[int, "rounds >= 1"] = 5
     out: str = "outputs/bench/evaluation"
 
 
