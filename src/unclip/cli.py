@@ -248,6 +248,17 @@ long in tokens, how many are truncated), and writes sixteen pictures with their 
   unclip data info image_folder data.path=my_pictures data.image_size=128
   unclip data info huggingface data.path=my_set data.image=image data.caption=text""",
     ),
+    "completion": Verb(
+        "unclip.completion",
+        "a script with which the shell completes verbs, groups, options, keys",
+        """unclip completion bash|zsh|fish
+
+Prints a script for the shell. Put the line of yours where it starts: ~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish.
+
+  source <(unclip completion bash)
+  source <(unclip completion zsh)
+  unclip completion fish | source""",
+    ),
 }
 
 

@@ -210,3 +210,16 @@ class Paths:
 
     outputs: str
     data: str
+
+
+SCHEMAS: dict[str, type] = {  # of conf/NAME.yaml
+    "train": Train,
+    "sample": Generate,
+    "evaluate": Evaluate,
+    "manipulate": Manipulate,
+    "schedules": Compare,
+    "search": Search,
+    "ablate": Ablate,
+    "bench_evaluation": BenchEvaluation,
+    "bench_training": BenchTraining,
+}

@@ -36,6 +36,23 @@ class Parameter:
                 return f"must satisfy {bound}"
         return None
 
+    @property
+    def takes(self) -> str:
+        """What fits, in words: `int, T >= 2`; empty where anything does."""
+        if self.annotation is None:
+            return ""
+        return ", ".join([_describe(self.annotation), *_bounds(self.annotation)])
+
+    @property
+    def choices(self) -> list[str]:
+        """The values there are, where the annotation lists them: of a Literal, and of a bool."""
+        if self.annotation is None:
+            return []
+        kinds = _alternatives(self.annotation)
+        literals = [k for k in kinds if isinstance(k, ast.Subscript) and _name(k.value) == "Literal"]
+        listed = [str(p.value) for k in literals for p in _parts(k) if isinstance(p, ast.Constant)]
+        return listed + (["true", "false"] if any(_name(k) == "bool" for k in kinds) else [])
+
 
 @cache
 def parameters(target: str) -> dict[str, Parameter] | None:
@@ -50,6 +67,15 @@ def parameters(target: str) -> dict[str, Parameter] | None:
     if isinstance(node, ast.ClassDef):
         return _class_parameters(module, node)
     return _function_parameters(node.args)
+
+
+def defined(target: str) -> tuple[str, str] | None:
+    """Where a target is defined, as a dotted name, and its docstring; None where the source cannot be read."""
+    found = _locate(target)
+    if found is None:
+        return None
+    module, node = found
+    return f"{module.name}.{node.name}", ast.get_docstring(node) or ""
 
 
 # --- finding the definition ------------------------------------------------------------------------------------
