@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from unclip.build import part
-from unclip.config.compose import OWN_FOLDER, check_sweep, compose, config_folder, options
+from unclip.config.compose import check_sweep, compose
 from unclip.config.problems import Problems
+from unclip.config.tree import OWN_FOLDER, config_folder, options
 from unclip.diffusion import Shifted, log_snr, make_grid
 from unclip.runs import ablate, manipulate, multirun, report, search, where
 from unclip.runs.runs import KEYS

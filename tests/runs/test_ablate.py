@@ -10,8 +10,8 @@ from tests.runs.test_run_sweep import jobs as jobs
 from tests.runs.test_run_sweep import started
 
 from unclip.cli import main
-from unclip.config.compose import OWN_FOLDER
 from unclip.config.problems import Problems
+from unclip.config.tree import OWN_FOLDER
 from unclip.runs import ablate
 from unclip.runs.ablation import cells_of, read
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from unclip.config.compose import OWN_FOLDER
+from unclip.config.tree import OWN_FOLDER
 
 SMALL = "data:\n  image_size: 8\n"
 UPSAMPLER = """

@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 from tests.runs.quick_jobs import STEPS, begin, loss
 
 from unclip.cli import main
-from unclip.config.compose import OWN_FOLDER, options
 from unclip.config.problems import Problems
+from unclip.config.tree import OWN_FOLDER, options
 from unclip.report.search import deliver
 from unclip.runs import search_jobs
 from unclip.runs.search import _first_trial, request

@@ -7,11 +7,9 @@ is checked (checks.py) against the targets' signatures (targets.py) and the rule
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -23,24 +21,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-import unclip
 from unclip.config import schema, targets
 from unclip.config.checks import broken_rules, key_problem, keys_of, nearest, walk
 from unclip.config.problems import Problem, Problems
+from unclip.config.schema import SCHEMAS
+from unclip.config.tree import config_folder, options, own_folder
 from unclip.evaluate import catalogue
 
-SCHEMAS = {
-    "train": schema.Train,
-    "sample": schema.Generate,
-    "evaluate": schema.Evaluate,
-    "manipulate": schema.Manipulate,
-    "schedules": schema.Compare,
-    "search": schema.Search,
-    "ablate": schema.Ablate,
-    "bench_evaluation": schema.BenchEvaluation,
-    "bench_training": schema.BenchTraining,
-}
-OWN_FOLDER = "UNCLIP_CONFIG_DIR"
 SWEEP_VALUES_CHECKED = (
     50  # of each swept axis, one at a time; every cell is checked again when its turn comes
 )
@@ -59,19 +46,6 @@ class Composed:
         """The experiment's name without its stage: demo/decoder is of the experiment demo."""
         chosen = self.choices.get("experiment") or "default"
         return chosen.rpartition("/")[0] or chosen
-
-
-def config_folder() -> Path:
-    """The configuration tree: inside the installed package, else the checkout's."""
-    package = Path(unclip.__file__).parent
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent.parent / "conf"
-
-
-def own_folder() -> Path | None:
-    """The user's own configuration tree beside it: --config-dir, which reaches child processes by the environment."""
-    named = os.environ.get(OWN_FOLDER)
-    return Path(named).absolute() if named else None
 
 
 def compose(verb: str, overrides: list[str]) -> Composed:
@@ -130,18 +104,6 @@ def accepted(verb: str, base: list[str], lines: list[str]) -> list[bool]:
     """Which overrides speak of a key, or a choice in a group, that the request `base` has."""
     with _composer(verb) as composer:
         return composer.accepted(base, lines)
-
-
-def experiments() -> list[str]:
-    """The experiments that end in pictures: what `unclip run` takes."""
-    return [name.removesuffix("/decoder") for name in options("experiment") if name.endswith("/decoder")]
-
-
-def options(group: str) -> list[str]:
-    """The options of a config group, nested ones as a/b; needs no composition."""
-    folders = [folder / group for folder in (config_folder(), own_folder()) if folder]
-    found = {p.relative_to(f).with_suffix("") for f in folders for p in f.rglob("*.yaml")}
-    return sorted(str(name) for name in found if not name.name.startswith("_"))  # those are parts of options
 
 
 def spoken(lines: list[str]) -> list[str]:

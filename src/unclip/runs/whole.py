@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unclip.config.compose import Composed, accepted, compose, experiments, options
+from unclip.config.compose import Composed, accepted, compose
 from unclip.config.problems import Problem, Problems
+from unclip.config.tree import experiments, options
 from unclip.runs.references import NO_PRIOR, gaps
 from unclip.runs.results import Results, digest
 from unclip.runs.store import Run
