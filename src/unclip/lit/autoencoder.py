@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from unclip.data.images import to_float, to_uint8
@@ -68,17 +67,9 @@ class AutoencoderModule(Stage):
         optimizer, scheduler = self.optim(both, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def clipped(self, optimizer: Optimizer) -> list[list[Tensor]]:
         """Net and discriminator apart: neither's gradient shrinks for the other's being long."""
-        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        for part in (self.net, self.discriminator):
-            if part is not None and gradient_clip_val:
-                clip(part.parameters(), gradient_clip_val)
+        return [list(part.parameters()) for part in (self.net, self.discriminator) if part is not None]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x = to_float(batch["image"])  # (B,C,H,W)

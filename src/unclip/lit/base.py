@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
 
 from unclip.data.embeddings import Embeddings
@@ -69,6 +69,25 @@ class Stage(lightning.LightningModule):
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
             self.log("train/grad_norm", whole(get_total_norm(gradients)))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Also of a fused optimizer under autocast, whose gradients Lightning takes for scaled ones: in bfloat16 nothing
+        is. Raises RuntimeError in float16, where they are."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            for part in self.clipped(optimizer):
+                clip(part, gradient_clip_val)
+
+    def clipped(self, optimizer: Optimizer) -> list[list[Tensor]]:
+        """The parameters whose gradients are clipped together, each list by itself."""
+        return [[p for group in optimizer.param_groups for p in group["params"]]]
 
     def training_noise(self, batch: Batch, batch_idx: int) -> BatchNoise:
         """This piece's part of the draws for a global training batch."""

@@ -5,7 +5,8 @@ What is trained is not known here; what is saved is whole, in the format of any 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,14 +15,19 @@ from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed import ReduceOp, all_reduce, get_rank
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 
 class FullyShard(ModelParallelStrategy):
-    """Over all ranks at once (Zhao et al. 2023). A block of the net is gathered when its turn comes, in float32; what
-    is in no block is gathered for the step.
+    """Over all ranks at once (Zhao et al. 2023). A block of the net is gathered when its turn comes, the rest for the
+    step: in the lower precision where the trainer's is mixed. Gradients are summed in float32.
 
     Checkpoints are those of one process: the first rank gathers them, every rank reads them.
     """
@@ -43,7 +49,8 @@ class FullyShard(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         assert self.lightning_module is not None
-        shard(self.lightning_module, self.device_mesh["data_parallel"])
+        mixed = {"bf16-mixed": torch.bfloat16}.get(str(self.precision_plugin.precision))
+        shard(self.lightning_module, self.device_mesh["data_parallel"], mixed)
         Strategy.setup(self, trainer)
         self.barrier()
 
@@ -84,8 +91,9 @@ class FullyShard(ModelParallelStrategy):
         return dict(torch.load(checkpoint_path, map_location="cpu", weights_only=weights_only, mmap=True))
 
 
-def shard(stage: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard what a stage trains, in place and once, over the ranks of a mesh; its `training_step` gathers it.
+def shard(stage: nn.Module, mesh: DeviceMesh, mixed: torch.dtype | None = None) -> None:
+    """Shard what a stage trains, in place and once, over the ranks of a mesh; its `training_step` gathers it, in the
+    dtype `mixed`, to which autocast would otherwise bring each weight and keep it until the backward pass.
 
     Numbers, such as a temperature, have no rows to share out: they stay on every rank.
     """
@@ -96,9 +104,11 @@ def shard(stage: nn.Module, mesh: DeviceMesh) -> None:
         parameter.data = parameter.data.contiguous()  # in whatever memory format: shards are rows
     net = stage.net
     assert isinstance(net, nn.Module)
+    policy = MixedPrecisionPolicy(mixed, torch.float32, cast_forward_inputs=False)
+    share: Any = partial(fully_shard, mesh=mesh, mp_policy=policy, ignored_params=numbers)
     for block in blocks(net):
-        fully_shard(block, mesh=mesh, ignored_params=numbers)
-    fully_shard(stage, mesh=mesh, ignored_params=numbers, reshard_after_forward=False)
+        share(block)
+    share(stage, reshard_after_forward=False)
     register_fsdp_forward_method(stage, "training_step")
 
 
@@ -123,13 +133,16 @@ def _units(entry: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def unsharded(stage: nn.Module) -> Iterator[None]:
-    """Inside, every rank has the whole stage and computes without the others; all ranks enter and leave together."""
+    """Inside, every rank has the whole stage, in the precision in which it trains, and computes without the others; all
+    ranks enter and leave together."""
     parts = [part for part in stage.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
+    lower = next((p for p in stage.parameters() if p.dtype != torch.float32), None) if parts else None
     try:
-        yield
+        with nullcontext() if lower is None else torch.autocast(lower.device.type, lower.dtype):
+            yield
     finally:
         for part in parts:
             part.reshard()
