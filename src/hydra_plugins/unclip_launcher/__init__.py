@@ -92,6 +92,8 @@ class LocalSweeper(BasicSweeper):
 
 @dataclass
 class LocalLauncherConf:
+    """The keys of `hydra/launcher=local`."""
+
     _target_: str = "hydra_plugins.unclip_launcher.LocalLauncher"
     n_jobs: int | None = None
     jobs_per_gpu: int = 1
@@ -99,6 +101,8 @@ class LocalLauncherConf:
 
 @dataclass
 class LocalSweeperConf(BasicSweeperConf):
+    """The keys of `hydra/sweeper=local`."""
+
     _target_: str = "hydra_plugins.unclip_launcher.LocalSweeper"
 
 

@@ -36,6 +36,8 @@ class Place(Protocol):
 
 
 class CheckedFile(Protocol):
+    """A published file that can be told from any other, by its checksum say."""
+
     def read(self, path: Path) -> Any:
         """Content of the file at `path`. Raises FileNotFoundError, or DamagedFile where it is not the
         published one."""
@@ -117,20 +119,23 @@ class Download:
 
     def fetch(self, names: Sequence[str], workspace: Path) -> Path:
         for name in names:
-            deadline = time.monotonic() + self.limit
             try:
-                with (
-                    urllib.request.urlopen(f"{self.address}/{name}", timeout=self.timeout) as response,
-                    (workspace / name).open("wb") as file,
-                ):
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        if time.monotonic() > deadline:
-                            raise TimeoutError(f"not finished after {self.limit:.0f} s")
-                    say(f"  {name}: {file.tell() / 1e6:.1f} MB")
+                self._download(name, workspace / name)
             except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
                 raise PlaceUnavailable(f"{name}: {error}") from error
         return workspace
+
+    def _download(self, name: str, path: Path) -> None:
+        deadline = time.monotonic() + self.limit
+        with (
+            urllib.request.urlopen(f"{self.address}/{name}", timeout=self.timeout) as response,
+            path.open("wb") as file,
+        ):
+            while block := response.read(1 << 20):
+                file.write(block)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not finished after {self.limit:.0f} s")
+            say(f"  {name}: {file.tell() / 1e6:.1f} MB")
 
 
 @dataclass(frozen=True)

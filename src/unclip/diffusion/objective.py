@@ -28,6 +28,9 @@ from unclip.diffusion.broadcast import over
 
 
 class Objective(Protocol):
+    """What the network is asked for. Every method takes alpha and sigma broadcastable to its tensors; the coefficients
+    have their shape, and x0_hat = c_skip x_t + c_out out."""
+
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What the network's output is compared with, (B, *S)."""
 

@@ -79,6 +79,7 @@ def move_eps(x: Tensor, eps: Tensor, t: Level, s: Level) -> Tensor:
 
 
 def eps_hat(x: Tensor, x0: Tensor, t: Level) -> Tensor:
+    """The noise (B, *S) that makes x of an estimate of x_0; needs sigma_t > 0."""
     return (x - t.alpha * x0) / t.sigma
 
 

@@ -39,10 +39,12 @@ def _snr_ratio(t: Level, s: Level) -> float:
 
 
 def small(x: Tensor, x0: Tensor, t: Level, s: Level) -> float:
+    """`posterior_variance`, as a sampler asks for it."""
     return posterior_variance(t, s)
 
 
 def large(x: Tensor, x0: Tensor, t: Level, s: Level) -> float:
+    """`forward_variance`, as a sampler asks for it."""
     return forward_variance(t, s)
 
 

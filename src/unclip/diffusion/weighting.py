@@ -27,6 +27,8 @@ Density = Tensor | Callable[[], Tensor] | None
 
 
 class Weighting(Protocol):
+    """How much a noise level counts in the loss."""
+
     def __call__(
         self,
         log_snr: Tensor,

@@ -14,6 +14,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Consistency:
+    """How often pictures show what they were asked to, from 0 to 1."""
+
     overall: float  # part of all pictures whose verdict is the class asked for
     per_caption: dict[str, float]  # only captions that were asked for, in their order
     counts: dict[str, int]  # pictures a caption

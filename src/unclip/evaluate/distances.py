@@ -31,6 +31,8 @@ ENTRIES = 2**24  # of a kernel matrix at a time: 128 MiB
 
 
 class KernelDistance(NamedTuple):
+    """A squared kernel distance, measured on random subsets."""
+
     value: float  # mean over the subsets
     std: float  # between the subsets
 

@@ -16,6 +16,8 @@ TIE = 1e-12  # squared distances as close as this, relative to the largest squar
 
 
 class Prdc(NamedTuple):
+    """How two sets of features cover one another; all but density from 0 to 1."""
+
     precision: float  # part of the fakes within the real images' neighbourhoods
     recall: float  # part of the real images within the fakes' neighbourhoods
     density: float  # neighbourhoods of real images that a fake lies in, in units of k: may exceed 1

@@ -13,6 +13,8 @@ PARTS = 8  # column blocks of the covariance, of which only the upper triangle i
 
 
 class Moments(NamedTuple):
+    """Mean and covariance of features."""
+
     mean: Tensor  # (F,) float64
     covariance: Tensor  # (F,F) float64, unbiased
 

@@ -55,6 +55,8 @@ class RealImages:
 
 @dataclass(frozen=True)
 class RealStatistics:
+    """Features of real images, and of what exactly they are."""
+
     identity: Mapping[str, Any]  # of what: see `identity`
     features: Tensor  # (N,F) float64
 

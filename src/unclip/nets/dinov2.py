@@ -20,6 +20,8 @@ OFFSET = 0.1  # what the published code adds to the target's size when it resize
 
 
 class Attention(nn.Module):
+    """Self-attention of tokens (B,N,W)."""
+
     def __init__(self, width: int):
         super().__init__()
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -33,6 +35,8 @@ class Attention(nn.Module):
 
 
 class LayerScale(nn.Module):
+    """A learned factor of each channel (Touvron et al. 2021, Going deeper with image transformers, eq. 1)."""
+
     def __init__(self, width: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(width))
@@ -42,6 +46,8 @@ class LayerScale(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear maps with a GELU between them, (B,N,W) -> (B,N,W)."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -51,6 +57,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """A pre-norm transformer block, (B,N,W) -> (B,N,W)."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
@@ -63,6 +71,8 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Holds the map of patches to tokens, under the name that the published weights know."""
+
     def __init__(self, width: int, patch: int):
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch, stride=patch)

@@ -124,12 +124,7 @@ def curves(
         for axis, name in zip(grid[row], names, strict=True):
             for number, (cell, seeds) in enumerate(series.items()):
                 found = band([dict(one[row]).get(name, []) for one in seeds.values()])
-                if not found[0]:
-                    continue
-                colour = COLOURS[number % len(COLOURS)]
-                mark = "o" if len(found[0]) < 3 else None
-                axis.plot(found[0], found[1], color=colour, linewidth=1.5, marker=mark, label=literal(cell))
-                axis.fill_between(found[0], found[2], found[3], color=colour, alpha=0.16, linewidth=0)
+                _banded(axis, found, COLOURS[number % len(COLOURS)], literal(cell))
             axis.set(xlabel=along, ylabel=literal(measures.measure(name).label))
             if all(line.get_ydata().min() > 0 for line in axis.lines if len(line.get_ydata())):
                 axis.set_yscale("log")
@@ -155,6 +150,13 @@ def curves(
     figure.suptitle(literal(title), fontsize=10, y=0.995)
     figure.tight_layout(rect=(0, 0, 1, top))
     return figure
+
+
+def _banded(axis: Any, found: Band, colour: str, label: str) -> None:
+    x, mean, low, high = found
+    if x:
+        axis.plot(x, mean, color=colour, linewidth=1.5, marker="o" if len(x) < 3 else None, label=label)
+        axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
 def band(seeds: Sequence[Sequence[tuple[float, float]]]) -> Band:

@@ -92,6 +92,7 @@ def in_words(c: Comparison) -> str:
 
 
 def seeds(n: int) -> str:
+    """`3 seeds`."""
     return "one seed" if n == 1 else f"{n} seeds"
 
 

@@ -225,6 +225,7 @@ def _main(metrics: Iterable[dict[str, float]]) -> list[str]:
 
 
 def aligned(rows: list[list[str]]) -> str:
+    """Rows of texts as lines, in columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return "\n".join(
         "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows

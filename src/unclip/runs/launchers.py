@@ -7,7 +7,6 @@ there is in cluster_job.py.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -21,7 +20,7 @@ from unclip.runs import process
 from unclip.runs.board import Board
 from unclip.runs.cells import Cell, is_to_do
 from unclip.runs.cluster_job import Layout, Task, layout
-from unclip.runs.workers import outcome
+from unclip.runs.workers import heeding, outcome, unless_full
 
 LOOK_SECONDS = 3.0  # between looks at the queue and at the runs
 SUBMITTED = "slurm-job"  # in a run's folder: the job that was submitted for it
@@ -75,24 +74,18 @@ class Submitit:
     def carry_out(self, cells: list[Cell], sweep: str, changed: Callable[[], None]) -> bool:
         """Submit what is to do and wait for it; Ctrl-C ends the waiting, not Slurm's jobs."""
         self.board, self.sweep = Board(max(self.n_jobs, 2), len(cells)), sweep
-        handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self.board:
-                jobs = self._submitted([c for c in cells if is_to_do(c)])
-                changed()
-                while jobs and not self.stopping:
-                    if settled := list(self._settled(jobs)):
-                        jobs = [job for job in jobs if job not in settled]
-                        with suppress(OSError):  # a full disk must not end the waiting
-                            changed()
-                    running = [job.cell for job in jobs if job.cell.state == "live"]
-                    self.board.show(running, len(jobs) - len(running))
-                    time.sleep(LOOK_SECONDS if jobs else 0)
-                if jobs:
-                    self._leave(jobs)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with heeding(self._stop), self.board:
+            jobs = self._submitted([c for c in cells if is_to_do(c)])
+            changed()
+            while jobs and not self.stopping:
+                if settled := list(self._settled(jobs)):
+                    jobs = [job for job in jobs if job not in settled]
+                    unless_full(changed)
+                running = [job.cell for job in jobs if job.cell.state == "live"]
+                self.board.show(running, len(jobs) - len(running))
+                time.sleep(LOOK_SECONDS if jobs else 0)
+            if jobs:
+                self._leave(jobs)
         return self.stopping
 
     def _stop(self, *_: Any) -> None:

@@ -28,6 +28,7 @@ def own(experiment: str, stage: str, overrides: list[str]) -> list[str]:
 
 
 def travels(line: str) -> bool:
+    """Whether an override of a stage is one of its upstream too."""
     key = line.split("=", 1)[0].lstrip("+")
     return key.split(".")[0] in ("data", "tokenizer", "paths") and key not in TRAINED_HOW
 

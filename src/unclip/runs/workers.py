@@ -10,8 +10,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,8 @@ class Workers:
         self.board = Board(self.n_jobs, len(cells))
         self.quiet = self.n_jobs > 1 or self.board.live
         self.sweep, told = sweep, False
-        handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self.board:
+        with heeding(self._stop), self.board:
+            try:
                 self.board.typical = typical_seconds(cells)
                 while self.jobs or (self.pending and not self.stopping):
                     settled = self._reap()
@@ -78,15 +77,12 @@ class Workers:
                         self._tell()
                     if settled:
                         self.board.typical = typical_seconds(cells)
-                        with suppress(OSError):  # a full disk must not end the jobs
-                            changed()
+                        unless_full(changed)
                     self.board.show([j.cell for j in self.jobs], len(self.pending))
                     time.sleep(TICK_SECONDS)
-        finally:
-            if not told:
-                self._tell()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            finally:
+                if not told:
+                    self._tell()
         return self.stopping
 
     def _stop(self, *_: Any) -> None:
@@ -172,6 +168,23 @@ def outcome(cell: Cell) -> str:
     if cell.state == "finished":
         return f"[{cell.number}] finished{seconds}: {cell.label}"
     return f"[{cell.number}] {IN_WORDS[cell.state]}: {cell.label}{': ' + cell.error if cell.error else ''}"
+
+
+@contextmanager
+def heeding(stop: Callable[..., None]) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM call `stop(signal, frame)`; afterwards what they called before."""
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def unless_full(write: Callable[[], None]) -> None:
+    """Write a sweep's record, which a full disk may leave as it was: it must end neither jobs nor the waiting."""
+    with suppress(OSError):
+        write()
 
 
 def visible_gpus() -> list[str]:
