@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from unclip.config import targets
 from unclip.config.compose import compose
 from unclip.config.problems import Problem, Problems
-from unclip.data.cache import locked
+from unclip.data.cache import DamagedFile, load_tensors, locked
 from unclip.data.embeddings import Embeddings
 from unclip.data.fingerprint import fingerprint, module_fingerprint
 from unclip.data.latents import Latents
@@ -110,11 +108,19 @@ def _wanted(node: Config, known: dict[str, Any]) -> dict[str, Any]:
 
 def trained_net(run: Run, source: ImageTextData, clip: CLIP | None = None) -> nn.Module:
     """The net of a finished run with its final weights, frozen and in eval mode."""
-    with safe_open(run.weights, framework="pt") as file:
-        saved = (file.metadata() or {}).get("tokenizer")
-    loaded = net(run.config, source, clip, saved)
-    loaded.load_state_dict(load_file(run.weights))
+    tensors, metadata = weights(run)
+    loaded = net(run.config, source, clip, metadata.get("tokenizer"))
+    loaded.load_state_dict(tensors)
     return loaded.eval().requires_grad_(False)
+
+
+def weights(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a finished run and what is said beside them. Raises DamagedFile, which says what to do."""
+    try:
+        return load_tensors(run.weights)
+    except DamagedFile as error:
+        again = run.status.get("command") or "the command that made it"
+        raise DamagedFile(f"{error}: remove it, and train it again by {again}") from error
 
 
 def upstream_clip(config: Config, source: ImageTextData) -> CLIP:
@@ -141,8 +147,7 @@ def latents(config: Config, source: ImageTextData, encoded: bool = False) -> Lat
     if not config.get("autoencoder"):
         return None
     run = only(config["autoencoder"], config["paths"]["outputs"])
-    with safe_open(run.weights, framework="pt") as file:
-        channels = len(file.get_tensor("last.weight")) // run.config["model"]["unshuffle"] ** 2
+    channels = len(weights(run)[0]["last.weight"]) // run.config["model"]["unshuffle"] ** 2
     if channels != source.image_channels:
         why = f"was trained on pictures of {channels} channels, these data have {source.image_channels}"
         raise ValueError(f"autoencoder = {run.signature}: {why}; give one of such data, or auto")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,8 @@ from torch import Tensor
 from unclip.data.fingerprint import fingerprint
 from unclip.files import write_atomic
 
-CONTENT = "content_sha256"  # safetensors checks lengths, not bytes: the tensors' own hash goes with them
+# safetensors checks lengths, not bytes: a hash goes with them, of tensors and metadata; in older files, of the tensors
+WHOLE, CONTENT = "sha256", "content_sha256"
 
 
 class DamagedFile(Exception):
@@ -39,11 +42,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically, with the hash of its content in the metadata."""
+    """Write a safetensors file atomically, with the hash of its content in the metadata. Raises OSError."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(
-        path, lambda temporary: save_file(whole, temporary, {**metadata, CONTENT: fingerprint(whole)})
-    )
+    described = {**metadata, WHOLE: fingerprint(whole, metadata)}
+    write_atomic(path, lambda temporary: _save(whole, temporary, described))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # a full disk, say: the number is in the text alone
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -57,7 +68,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise DamagedFile(f"{path} is not a whole safetensors file ({error})") from error
-    found = fingerprint(tensors)
-    if metadata.pop(CONTENT, found) != found:
+    whole, content = metadata.pop(WHOLE, None), metadata.pop(CONTENT, None)
+    if (whole and whole != fingerprint(tensors, metadata)) or (content and content != fingerprint(tensors)):
         raise DamagedFile(f"{path} does not hold what was written into it (its hash differs)")
     return tensors, metadata

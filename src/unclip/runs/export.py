@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
 from unclip.callbacks.ema import averaged
-from unclip.files import write_atomic
+from unclip.data.cache import save_tensors
 from unclip.lit.sharding import assembled
 
 if TYPE_CHECKING:
@@ -24,8 +22,8 @@ def weights(trainer: Trainer, module: Stage, config: dict[str, Any], path: Path)
         state = assembled(module.net.state_dict())
     if not trainer.is_global_zero:
         return
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
+    tensors = {name: t.detach().cpu().clone() for name, t in state.items()}
     metadata = {"format": "pt", "stage": config["stage"]["name"], "config": json.dumps(config)}
     if saved := getattr(getattr(module.net, "tokenizer", None), "saved", None):
         metadata["tokenizer"] = saved  # what was learned from captions: sampling needs no data for it
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    save_tensors(path, tensors, metadata)

@@ -69,8 +69,6 @@ def main(folder: str) -> int:
 
 def measured(run: Run, config: dict[str, Any]) -> dict[str, float]:
     """The metrics of callbacks.fid at the end of training, from the weights that the run ended with."""
-    from safetensors.torch import load_file
-
     from unclip import build
     from unclip.callbacks.fid import FID
     from unclip.runs.job import trainer_of
@@ -80,7 +78,7 @@ def measured(run: Run, config: dict[str, Any]) -> dict[str, float]:
     config = {**config, "trainer": alone, "callbacks": watched, "logger": None}
     source = build.data(config)
     module = build.stage(config, source)
-    module.net.load_state_dict(load_file(run.weights))
+    module.net.load_state_dict(build.weights(run)[0])
     trainer: Trainer = trainer_of(config, run, module, source)
     fid = next(c for c in trainer.callbacks if isinstance(c, FID))  # type: ignore[attr-defined]
     module.to(trainer.strategy.root_device).eval()
