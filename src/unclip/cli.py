@@ -292,7 +292,11 @@ def _carried_out(name: str, arguments: list[str]) -> int:
     from unclip.config.problems import Problems
 
     try:
-        return import_module(VERBS[name].module).main(arguments)
+        verb = import_module(VERBS[name].module)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            together = import_module("unclip.runs.torchrun").together
+            return int(together(name, arguments, lambda: verb.main(arguments)))
+        return int(verb.main(arguments))
     except Problems as problems:
         print(f"unclip {name}: {problems}", file=sys.stderr)
         return WRONG_REQUEST

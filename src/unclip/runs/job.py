@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from unclip.lit.base import Stage
 
 
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")  # by Lightning, torchrun or Slurm
+
+
 def main(folder: str) -> int:
     """Train the run of this folder to its end, from its checkpoint if there is one."""
     os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
-    ranks = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (os.environ.get(name, "0") for name in RANKS)
     first = all(int(rank) == 0 for rank in ranks)  # other ranks leave lock and status alone
+    if not first and run.state == "finished":
+        return DONE  # the first finds so too, and calls nobody
     waited = False
     while True:
         try:
@@ -153,8 +158,9 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     from lightning.pytorch.callbacks import LearningRateMonitor
 
     from unclip import build
+    from unclip.runs import torchrun
 
-    settings = dict(config["trainer"])
+    settings = config["trainer"] | torchrun.layout()
     every = settings.pop("val_check_interval")
     if isinstance(every, int):
         every *= settings["accumulate_grad_batches"]  # Lightning counts pieces

@@ -14,12 +14,16 @@ from unclip.cli import INTERRUPTED
 
 PARALLEL = (
     "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
     "NODE_RANK",
     "WORLD_SIZE",
     "RANK",
     "MASTER_",
     "SLURM_",
     "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_",
+    "TORCHELASTIC_",
     "PL_GLOBAL_SEED",
     "UNCLIP_RANKS",
     "UNCLIP_ATTEMPT",
@@ -42,6 +46,10 @@ WAS_STOPPED = (
     -signal.SIGINT,
     -signal.SIGTERM,
 )  # exit statuses of a child that was asked to stop
+
+
+def before_becoming(module: str, *given: str) -> None:
+    """Called with what this process is about to become; whoever has to tell others puts a function of his own here."""
 
 
 def run_child(*arguments: str, **options: Any) -> int:
@@ -70,6 +78,7 @@ def start_child(
 
 def become(*arguments: str) -> None:
     """Replace this process by `python -m <arguments>`: same process id, same terminal."""
+    before_becoming(*arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = json.loads(os.environ.get(RANKS, "{}"))
