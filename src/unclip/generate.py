@@ -1,5 +1,6 @@
 """Text -> pictures: CLIP, prior and decoder as one trained model, with the upsamplers of a cascade after them. The
-prior is sampled once a picture, then the decoder, then each upsampler.
+prior is sampled once a picture, then the decoder, then each upsampler. And pictures -> pictures, by upsamplers or an
+autoencoder alone.
 
 It knows nothing of files and runs; unclip.runs.trained loads one.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from unclip.data.embeddings import image_features, text_features
 from unclip.data.images import to_float, to_uint8
+from unclip.data.latents import Latents
 from unclip.data.tokenizer import Tokenizer
 from unclip.diffusion.sample import Callback
 from unclip.lit.candidates import Prior
@@ -136,20 +138,44 @@ class UnCLIP:
             x = upsampler.sample(x.clamp(-1, 1), indices, seed)
         return to_uint8(x).cpu()
 
-    def upsampled(self, images: Tensor, seed: int = 0, progress: Progress = lambda done: None) -> Tensor:
-        """uint8 (n,C,Y,X) -> (n,C,H,W), by the upsamplers alone: what they make of pictures that are there."""
-
-        def enlarged(indices: Tensor) -> Tensor:
-            x = to_float(images[indices]).to(self.device)
-            for upsampler in self.upsamplers:
-                x = upsampler.sample(x, indices, seed)
-            return to_uint8(x).cpu()
-
-        return self._batched(enlarged, len(images), progress)
-
     def _batched(self, compute: Callable[[Tensor], Tensor], count: int, progress: Progress) -> Tensor:
-        parts = []
-        for indices in torch.arange(count).split(self.batch_size):
-            parts.append(compute(indices))
-            progress(int(indices[-1]) + 1)
-        return torch.cat(parts)
+        return batched(compute, count, self.batch_size, progress)
+
+
+def upsampled(
+    upsamplers: Sequence[UpsamplerModule],
+    images: Tensor,
+    seed: int = 0,
+    batch_size: int = 100,
+    progress: Progress = lambda done: None,
+) -> Tensor:
+    """uint8 (n,C,Y,X) -> (n,C,H,W), by upsamplers alone: what they make of pictures that are there."""
+
+    def enlarged(indices: Tensor) -> Tensor:
+        x = to_float(images[indices])
+        for upsampler in upsamplers:
+            x = upsampler.sample(x.clamp(-1, 1), indices, seed)
+        return to_uint8(x).cpu()
+
+    return batched(enlarged, len(images), batch_size, progress)
+
+
+def reconstructed(
+    latents: Latents, images: Tensor, batch_size: int = 100, progress: Progress = lambda done: None
+) -> Tensor:
+    """uint8 (n,C,H,W) through an autoencoder's mean latents and back."""
+    device = next(latents.autoencoder.parameters()).device
+
+    def back(indices: Tensor) -> Tensor:
+        return to_uint8(latents.decode(latents.encode(to_float(images[indices]).to(device)).mean)).cpu()
+
+    return batched(back, len(images), batch_size, progress)
+
+
+def batched(compute: Callable[[Tensor], Tensor], count: int, batch_size: int, progress: Progress) -> Tensor:
+    """compute of all indices 0 ... count - 1, some at a time."""
+    parts = []
+    for indices in torch.arange(count).split(batch_size):
+        parts.append(compute(indices))
+        progress(int(indices[-1]) + 1)
+    return torch.cat(parts)

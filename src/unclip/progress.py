@@ -22,7 +22,7 @@ class Bar:
 
     def __init__(self, label: str, total: int, done: int = 0):
         self.label, self.total, self.first = label, total, done
-        self.note = ""
+        self.note, self.said = "", -1
         self.live = sys.stdout.isatty()
         self.rich = Progress(
             TextColumn("  {task.description:<16}"),
@@ -48,8 +48,9 @@ class Bar:
         self.note = self.note if note is None else note
         self.rich.update(self.task, completed=done, note=self.note)
         now = time.monotonic()
-        if not self.live and (done >= self.total or now - self.printed > LINE_SECONDS):
-            self.printed, elapsed = now, now - self.started
+        ends = done >= self.total > self.said
+        if not self.live and (ends or now - self.printed > LINE_SECONDS):
+            self.printed, self.said, elapsed = now, done, now - self.started
             left = elapsed / max(done - self.first, 1) * (self.total - done)
             words = f"  {self.note}" if self.note else ""
             print(

@@ -43,6 +43,8 @@ def test_captions_are_escaped_and_pictures_embedded(tmp_path: Path) -> None:
         subtitle="",
         grid=tmp_path / "grid.png",
         denoising=None,
+        copied=[],
+        cascade=False,
         numbers=[{"name": evil, "value": "1", "how": ""}],
         per_caption={evil: 0.5},
         losses=(tmp_path / "grid.png").read_bytes(),

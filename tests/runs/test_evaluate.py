@@ -186,6 +186,11 @@ def test_an_interrupted_sweep_leaves_whole_files_and_goes_on(model: tuple[Path, 
         (["extractor.image_channels=3", "guidance=-1,2,2"], ["guidance = -1", "has a value twice"]),
         (["images=x"], ["images = x", "is given too"]),
         (["extractor=fashion_mnist", "metrics=round_trip"], ["classifier of the data's own classes"]),
+        (["metrics=upsampling"], ["metrics = upsampling: needs an upsampler, and there is none: run="]),
+        (
+            ["metrics=reconstruction"],
+            ["metrics = reconstruction: needs an autoencoder, and there is none: run="],
+        ),
         (["extractor.image_channels=4"], ["extractor = RandomNetwork", "4"]),
     ],
 )
@@ -300,7 +305,7 @@ def test_more_noise_is_farther_by_every_distance_and_batches_change_nothing() ->
 
 
 def test_metrics_are_chosen_by_what_there_is() -> None:
-    everything = {"logits", "text", "captions", "checks", "model"}
+    everything = {"logits", "text", "captions", "checks", "model", "upsampler", "autoencoder"}
     assert catalogue.chosen(["all"], everything) == list(catalogue.METRICS)
     default = catalogue.chosen(None, everything)
     assert set(catalogue.METRICS) - set(default) == {"fd_infinity", "nll"}

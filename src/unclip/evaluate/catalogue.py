@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Needs = Literal["features", "logits", "text", "captions", "model", "checks"]
+Needs = Literal["features", "logits", "text", "captions", "model", "checks", "upsampler", "autoencoder"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """needs: features, all of them at once and not only their moments; logits or text, of which not every extractor
-    gives; captions, of every picture; checks, data that offer exact ones; model, a trained one. per_cell: it depends on
-    how the decoder is sampled."""
+    gives; captions, of every picture; checks, data that offer exact ones; model, a trained one; upsampler, autoencoder:
+    as a part of one or by itself. per_cell: it depends on how the decoder is sampled."""
 
     needs: frozenset[Needs] = frozenset()
     slow: bool = False  # only when asked for
@@ -34,6 +34,8 @@ METRICS = {
     "prompt_retrieval": Metric(frozenset({"text", "captions"})),
     "attributes": Metric(frozenset({"captions", "checks"})),
     "round_trip": Metric(frozenset({"logits", "model"})),
+    "upsampling": Metric(frozenset({"features", "upsampler"}), per_cell=False),
+    "reconstruction": Metric(frozenset({"features", "autoencoder"}), per_cell=False),
     "prior": Metric(frozenset({"model"}), per_cell=False),
     "clip": Metric(frozenset({"model"}), per_cell=False),
     "nll": Metric(frozenset({"model"}), slow=True, per_cell=False),
@@ -44,6 +46,8 @@ WORDS = {
     "captions": "pictures of known captions, and a folder or an unconditional decoder has none: run=FOLDER",
     "checks": "data whose pictures can be checked exactly: data=garments or data=shapes",
     "model": "a trained model with a CLIP: run=FOLDER",
+    "upsampler": "an upsampler, and there is none: run= the results folder of a cascade, or an upsampler's run",
+    "autoencoder": "an autoencoder, and there is none: run= a decoder in latents, its results, or an autoencoder's run",
 }
 
 
@@ -63,6 +67,11 @@ def lacking(name: str, offered: Iterable[str]) -> str | None:
     """What a metric needs that is not offered, in words; None where nothing is missing."""
     missing = METRICS[name].needs - set(offered) - {"features"}
     return "; ".join(f"needs {WORDS[need]}" for need in sorted(missing)) or None
+
+
+def of_stage(stage: str) -> list[str]:
+    """The metrics of a stage that real images judge, without a decoder; none of any other."""
+    return [name for name, metric in METRICS.items() if stage in metric.needs]
 
 
 def chosen(asked: Iterable[str] | None, offered: Iterable[str]) -> list[str]:

@@ -84,12 +84,14 @@ def pictures(
 def fd(seen: Seen, reference: Reference) -> dict[str, Any]:
     """Frechet distance of N samples; the floor is that of as many real images that are not in the reference."""
 
-    def distance(x: Seen, real: Seen) -> float:
-        if x.keep and len(x) <= x.extractor.num_features:  # a set of few images is its own root
-            return float(distances.frechet(x.features, real.features))
-        return float(distances.frechet_distance(*x.moments, *real.moments))
+    return _distance(seen, reference, frechet)
 
-    return _distance(seen, reference, distance)
+
+def frechet(x: Seen, real: Seen) -> float:
+    """Frechet distance of their features."""
+    if x.keep and len(x) <= x.extractor.num_features:  # a set of few images is its own root
+        return float(distances.frechet(x.features, real.features))
+    return float(distances.frechet_distance(*x.moments, *real.moments))
 
 
 def fd_infinity(seen: Seen, reference: Reference) -> dict[str, Any]:

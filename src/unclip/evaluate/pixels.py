@@ -1,4 +1,4 @@
-"""What can be said of images without a network: how bright they are.
+"""What can be said of images without a network: how bright they are, how far copies are from them.
 Works on images as they are stored; features and classes are other files' business."""
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ def brightness(images: Tensor) -> Tensor:
             f"images of {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W), at least one"
         )
     return images.flatten(1).sum(1, dtype=torch.int64).double() / (255 * images[0].numel())
+
+
+def rms(images_a: Tensor, images_b: Tensor) -> Tensor:
+    """Root mean square difference of each image from its copy, uint8 (N,C,H,W) both -> (N,) float64, in grey levels."""
+    return (images_a.double() - images_b.double()).square().mean((1, 2, 3)).sqrt()
 
 
 def brightness_distance(images_a: Tensor, images_b: Tensor) -> float:

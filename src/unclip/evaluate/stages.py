@@ -1,10 +1,11 @@
-"""CLIP, prior and decoder judged apart, each with what it is to be compared with: dictionaries for metrics.json.
+"""The stages judged apart, each with what it is to be compared with: dictionaries for metrics.json.
 
 Works on embeddings and images; who makes them is report/metrics.py's business.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unclip.evaluate import judge
 from unclip.evaluate.consistency import class_kept
 from unclip.evaluate.distances import frechet
 from unclip.evaluate.embedding_metrics import (
@@ -22,6 +24,8 @@ from unclip.evaluate.embedding_metrics import (
     zero_shot_accuracy,
 )
 from unclip.evaluate.intervals import wilson
+from unclip.evaluate.pixels import rms
+from unclip.evaluate.seen import Reference, Seen
 
 RECALLS = (1, 5, 10)
 TEMPLATES = (
@@ -48,6 +52,60 @@ def round_trip(
         "embedding_cosine_of_others": _cosine(before, after.roll(1, 0)),
         "classifier_fingerprint": extractor.fingerprint[:16],
     }
+
+
+def upsampling(upsampled: Tensor, bicubic: Tensor, reference: Reference) -> dict[str, Any]:
+    """What becomes of the reference's held-out images that were made small: enlarged again by upsamplers and by bicubic
+    interpolation, uint8 (N,C,H,W) both. Their Frechet distance to real images, of which that of the images themselves
+    is the floor; and how far each is from its own image, in grey levels and by the cosine of their features."""
+    images = _copied(reference, upsampled)
+    made, blurred = (_seen(x, reference) for x in (upsampled, bicubic))
+    return {
+        **judge.fd(made, reference),
+        "bicubic": judge.frechet(blurred, reference.real),
+        "rms": _pooled(rms(images.images, upsampled)),
+        "bicubic_rms": _pooled(rms(images.images, bicubic)),
+        "feature_cosine": _cosine(images.features, made.features),
+        "bicubic_feature_cosine": _cosine(images.features, blurred.features),
+        "feature_cosine_of_others": _cosine(images.features, made.features.roll(1, 0)),
+    }
+
+
+def reconstruction(reconstructed: Tensor, reference: Reference, classes: bool) -> dict[str, Any]:
+    """What an autoencoder keeps of the reference's held-out images, uint8 (N,C,H,W): how many grey levels it is off
+    (root mean square over all pixels; as PSNR, which has no end where that is 0), the Frechet distance of what comes
+    back, and the class, where the extractor is a classifier of these."""
+    images, made = _copied(reference, reconstructed), _seen(reconstructed, reference)
+    off = _pooled(rms(images.images, reconstructed))
+    found = {
+        "value": off,
+        "n": len(images),
+        "unit": "grey levels of 255, root mean square over all pixels",
+        "psnr": 20 * math.log10(255 / off) if off else None,
+        "fd": judge.fd(made, reference),
+    }
+    if not classes:
+        return found
+    kept = class_kept(images.logits, made.logits)
+    return {**found, "class_kept": {"value": kept, "n": len(images), "interval": wilson(kept, len(images))}}
+
+
+def _copied(reference: Reference, copies: Tensor) -> Seen:
+    """The images that these are copies of."""
+    images = reference.held_out
+    if images is None or images.images.shape != copies.shape:
+        of = None if images is None else tuple(images.images.shape)
+        raise ValueError(f"copies {tuple(copies.shape)} of {of} held-out images: one is needed of each")
+    return images
+
+
+def _seen(images: Tensor, reference: Reference) -> Seen:
+    return Seen(images, reference.real.extractor, reference.real.keep)
+
+
+def _pooled(rms: Tensor) -> float:
+    """(N,) of images to that of all their pixels."""
+    return float(rms.square().mean().sqrt())
 
 
 def prior(

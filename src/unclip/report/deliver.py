@@ -15,7 +15,7 @@ from typing import Any
 from unclip.cli import DONE, FAILED
 from unclip.config.problems import Problems
 from unclip.files import write_json, write_text
-from unclip.report import curves, metrics, page, samples, table
+from unclip.report import copies, curves, metrics, page, samples, table
 from unclip.runs.pipeline import next_commands
 from unclip.runs.process import stop_at_once_when_asked
 from unclip.runs.store import Run, provenance
@@ -80,9 +80,11 @@ def _page(out: Path, record: dict[str, Any], trained: Trained, measured: dict[st
         out / "report.html",
         "results.html",
         title=f"unclip: {experiment}",
-        subtitle=f"CLIP, diffusion prior and decoder on {type(trained.data).__name__}; seed {measured['seed']}",
+        subtitle=f"{_stages(trained)} on {type(trained.data).__name__}; seed {measured['seed']}",
         grid=out / "grid.png",
         denoising=denoising if denoising.is_file() else None,
+        copied=copies.pictures(trained.copiers, measured, measured["seed"]),
+        cascade=bool(trained.model.upsamplers),
         numbers=table.rows(measured),
         per_caption=measured.get("prompt_consistency", {}).get("per_caption", {}),
         losses=curves.losses({stage: run.folder / "metrics.csv" for stage, run in trained.runs.items()}),
@@ -91,6 +93,12 @@ def _page(out: Path, record: dict[str, Any], trained: Trained, measured: dict[st
         provenance=", ".join(f"{name} {version}" for name, version in made["versions"].items())
         + time.strftime("; %Y-%m-%d"),
     )
+
+
+def _stages(trained: Trained) -> str:
+    """`CLIP, prior and decoder`."""
+    *others, last = ("CLIP" if stage == "clip" else stage for stage in trained.runs)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _row(stage: str, run: Run) -> dict[str, str]:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from unclip.evaluate import catalogue
 from unclip.files import write_json
-from unclip.report import metrics, page, sweep, sweep_curves, table
-from unclip.report.judges import Judge, for_images, for_run
+from unclip.report import copies, metrics, page, sweep, sweep_curves, table
+from unclip.report.copies import Picture
+from unclip.report.judges import Judge, for_copiers, for_images, for_run
 from unclip.report.pictures import png
+from unclip.report.samples import cascade
 from unclip.runs.evaluate import Request
-from unclip.runs.store import provenance
-from unclip.runs.trained import load
+from unclip.runs.store import Run, provenance
+from unclip.runs.trained import load, load_alone
 
 COLUMNS = 10  # of a grid of pictures
 ROWS = 10
@@ -28,7 +30,10 @@ MEASURED = ("Frechet distance", "KID x 1000", "CMMD")  # of a sweep, said once: 
 def deliver(asked: Request, out: Path) -> dict[str, Any]:
     """Measure what was asked for and write both files into `out`; -> the content of metrics.json. Raises Problems
     before anything is written."""
-    if asked.config["images"]:
+    if asked.alone is not None:
+        measured, shown = _by_itself(asked.alone, asked.config)
+        of = str(asked.alone.folder)
+    elif asked.config["images"]:
         by, images = for_images(asked.config)
         measured = {**by.pictures(images), **_sets(asked.config)}
         of = f"Pictures of {asked.config['images']}"
@@ -44,20 +49,29 @@ def deliver(asked: Request, out: Path) -> dict[str, Any]:
             common = metrics.of_model(trained, config, by, once)
             common["sampling"] = {k: v for k, v in common["sampling"].items() if k not in asked.axes}
             measured = {**common, "axes": asked.axes, "sweep": cells}
-            shown = [], _cells(cells, metrics.prompts(trained, config)[0], out)
+            copied = copies.pictures(trained.copiers, once, config["seed"])
+            shown = [], [*_cells(cells, metrics.prompts(trained, config)[0], out), *copied]
         else:
             samples = metrics.drawn(trained, config)
             measured = metrics.of_samples(trained, config, by, samples)
             rows = samples.images.unflatten(0, (len(samples.prompts), samples.per_prompt))
             rows = rows[:ROWS, :COLUMNS]
             drawn = png(rows.flatten(0, 1), rows.shape[1], samples.prompts[:ROWS])
-            shown = list(_pairs(by, samples.images, measured)), [("Samples", "A caption a row.", drawn)]
+            copied = copies.pictures(trained.copiers, by.names, config["seed"])
+            grids = [("Samples", "A caption a row.", drawn), *copied]
+            shown = list(_pairs(by, samples.images, measured)), grids
     write_json(out / "metrics.json", measured)
     write(out / "evaluation.html", of, measured, *shown)
     return measured
 
 
-Picture = tuple[str, str, bytes]  # title, a line about it, PNG
+def _by_itself(run: Run, config: dict[str, Any]) -> tuple[dict[str, Any], tuple[list[bytes], list[Picture]]]:
+    """The numbers of an upsampler or an autoencoder, and its pictures."""
+    of, names = load_alone(run, config), catalogue.of_stage(run.config["stage"]["name"])
+    measured = copies.numbers(of, names, for_copiers(of, names, config), config)
+    sampling = {**cascade(of.upsamplers), "runs": {run.config["stage"]["name"]: run.signature}}
+    pictures = copies.pictures(of, names, config["seed"])
+    return {**measured, "seed": config["seed"], "sampling": sampling}, ([], pictures)
 
 
 def write(

@@ -23,7 +23,7 @@ from unclip.evaluate.image_sets import load_images
 from unclip.evaluate.moments import Moments
 from unclip.evaluate.seen import Reference, Seen
 from unclip.evaluate.statistics import RealImages, moments_of, statistics_of
-from unclip.runs.trained import Trained
+from unclip.runs.trained import Copiers, Trained
 
 SAMPLES = 500  # of a run, where n is not given
 REFERENCE = 10_000  # images that distances are measured against, where reference_n is not given
@@ -63,6 +63,8 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
         except ValueError as error:
             raise Problems([Problem("", None, str(error))]) from None
         allowed += ["captions", "model", *(["checks"] if data.attribute_checks() is not None else [])]
+    allowed += ["upsampler"] if trained.model.upsamplers else []
+    allowed += ["autoencoder"] if trained.model.decoder.latents else []
     names = names_of(request, allowed)
     if "nll" in names and trained.model.decoder.latents is not None:
         if "nll" in request["metrics"]:
@@ -77,6 +79,19 @@ def for_run(trained: Trained, request: dict[str, Any]) -> Judge:
             Seen(data.split("test").images, extractor), data.split("test").labels,
         )  # fmt: skip
     return Judge(extractor, names, reference, _settings(request), asked)
+
+
+def for_copiers(copiers: Copiers, names: list[str], request: dict[str, Any]) -> Judge:
+    """What an upsampler or an autoencoder by itself is measured by: likewise. Raises Problems."""
+    data = copiers.shown
+    extractor = extractor_of(request, data.split("test").images).to(copiers.device)
+    reference = _split(data, "train", request["n"] or SAMPLES, extractor, names, request)
+    return Judge(extractor, names, reference, _settings(request))
+
+
+def reference_of(data: ImageTextData, by: Judge, request: dict[str, Any]) -> Reference:
+    """The real images of other data than those that the judge has: at another size, say."""
+    return _split(data, "train", request["n"] or SAMPLES, by.extractor, by.names, request)
 
 
 def for_images(request: dict[str, Any]) -> tuple[Judge, Tensor]:
@@ -222,12 +237,17 @@ def extractor_of(request: dict[str, Any], images: Tensor) -> Extractor:
     return extractor
 
 
+def classifies(extractor: Extractor, data: ImageTextData) -> bool:
+    """Whether it gives verdicts about the classes that the data have."""
+    return "logits" in _offered(extractor, data.split("test").images, len(data.class_names))
+
+
 def classes_of(request: dict[str, Any], data: ImageTextData) -> Callable[[Tensor], list[str] | None]:
     """Pictures uint8 (N,C,H,W) -> what the request's extractor takes each for, in words; None where it knows other
     classes than the data have, and of pictures of another size."""
     test = data.split("test").images
     extractor: Any = extractor_of(request, test)
-    knows = "logits" in _offered(extractor, test, len(data.class_names))
+    knows = classifies(extractor, data)
 
     def names(images: Tensor) -> list[str] | None:
         if not knows or images.shape[1:] != test.shape[1:]:

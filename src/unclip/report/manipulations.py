@@ -19,6 +19,7 @@ from unclip import build
 from unclip.config.problems import Problem, Problems
 from unclip.data.embeddings import image_features
 from unclip.evaluate.image_sets import ImageSetError, load_images
+from unclip.evaluate.pixels import rms
 from unclip.files import write_json
 from unclip.manipulations import Manipulator
 from unclip.nets.pca import PCA
@@ -99,7 +100,7 @@ class Reconstruct:
                 parts.append(by.decode(by.latents(images, captions[done : done + len(images)])))
                 bar.update(done + len(images))
         back = torch.cat(parts)
-        error = (back.double() - test.images.double()).square().mean((1, 2, 3)).sqrt()
+        error = rms(test.images, back)
         kept = by.same_class(test.images, back)
         found = {
             "n": len(test),

@@ -14,6 +14,7 @@ from unclip.data.embeddings import image_features
 from unclip.data.module import FEW
 from unclip.evaluate import judge, stages
 from unclip.progress import Bar
+from unclip.report import copies
 from unclip.report.judges import REFERENCE, SAMPLES, Judge, for_run
 from unclip.report.likelihood import nll
 from unclip.report.samples import Samples, draw, settings
@@ -73,6 +74,7 @@ def of_model(trained: Trained, request: dict[str, Any], by: Judge, names: Sequen
     found: dict[str, Any] = {}
     if "round_trip" in names:
         found["round_trip"] = round_trip(trained, by.extractor, n, seed)
+    found |= copies.numbers(trained.copiers, names, by, request)
     if "prior" in names:
         found["prior"] = _prior(trained, min(n, PRIOR_IMAGES), seed)
     if "clip" in names:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unclip.data.images import to_uint8
 from unclip.files import write_text
+from unclip.lit.upsampler import UpsamplerModule
 from unclip.progress import Bar
 from unclip.report.pictures import grid, picture, save
 from unclip.runs.trained import Trained
@@ -54,7 +55,7 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
         "steps": sampler.steps,
         "guidance": sampler.guidance,
         **sampler.refinements,
-        **cascade(trained),
+        **cascade(trained.model.upsamplers),
         "weights": {stage: _sha256(run.weights) for stage, run in trained.runs.items()},
     }
     lines = []
@@ -89,7 +90,7 @@ def larger(images: Tensor, size: int) -> Tensor:
     return images.repeat_interleave(times, -1).repeat_interleave(times, -2)
 
 
-def cascade(trained: Trained) -> dict[str, Any]:
+def cascade(upsamplers: Sequence[UpsamplerModule]) -> dict[str, Any]:
     """What the upsamplers are and how they are sampled; empty where there are none."""
     found = [
         {
@@ -100,7 +101,7 @@ def cascade(trained: Trained) -> dict[str, Any]:
             "corruption": type(upsampler.corruption).__name__,
             "strength": upsampler.strength,
         }
-        for upsampler in trained.model.upsamplers
+        for upsampler in upsamplers
     ]
     return {"upsamplers": found} if found else {}
 
@@ -121,7 +122,7 @@ def settings(trained: Trained) -> dict[str, Any]:
         "clip": sampler.clip,
         **sampler.refinements,
         **_prior(trained),
-        **cascade(trained),
+        **cascade(trained.model.upsamplers),
         "runs": {stage: run.signature for stage, run in trained.runs.items()},
     }
 

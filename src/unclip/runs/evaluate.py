@@ -1,4 +1,5 @@
-"""`unclip evaluate`: a trained model, a sweep of its sampling settings, or a folder of pictures, against real images.
+"""`unclip evaluate`: a trained model, a sweep of its sampling settings, an upsampler or an autoencoder by itself, or a
+folder of pictures, against real images.
 Checks the request and hands it on; it measures nothing itself."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from unclip.config.problems import Problem, Problems
 from unclip.evaluate import catalogue
 from unclip.runs.references import runs_of
 from unclip.runs.sample import folder_of
+from unclip.runs.store import RECORD, REQUEST, Run
+from unclip.runs.upstream import only
 
 # key=a,b is a sweep: every combination is sampled
 AXES = ("sampler", "guidance", "steps", "rerank", "prior_guidance", "seed")
@@ -28,11 +32,13 @@ WHERE = ("out", "batch_size", "accelerator", "paths")  # what cannot change a nu
 @dataclass(frozen=True)
 class Request:
     """A checked request. cells: by what was swept ({"guidance": 2.0, "steps": 10}) the request of each combination; the
-    request itself, under no setting, where nothing was."""
+    request itself, under no setting, where nothing was. alone: the run that is judged, where that is of a stage that
+    needs no decoder."""
 
     config: dict[str, Any]
     cells: list[tuple[dict[str, Any], dict[str, Any]]]
     axes: dict[str, list[Any]]
+    alone: Run | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -65,7 +71,8 @@ def checked(arguments: list[str]) -> Request:
             values[key].append((value if key == "sampler" else one.get(key), one.get(key)))
         if len({str(shown) for shown, _ in values[key]}) < len(given):
             found.append(Problem(key, ",".join(given), "has a value twice"))
-    found += _what_is_judged(config, {argument.partition("=")[0] for argument in arguments})
+    alone, wrong = _what_is_judged(config, {argument.partition("=")[0] for argument in arguments}, swept)
+    found += wrong
     if found:
         raise Problems(list(dict.fromkeys(found)))
     cells = [
@@ -74,7 +81,7 @@ def checked(arguments: list[str]) -> Request:
         for point in itertools.product(*values.values())
     ]  # fmt: skip
     axes = {key: [shown for shown, _ in listed] for key, listed in values.items()}
-    return Request({**config, **axes}, cells, axes)
+    return Request({**config, **axes}, cells, axes, alone)
 
 
 def digest(request: dict[str, Any], runs: dict[str, str]) -> str:
@@ -113,38 +120,78 @@ def _composed(lines: list[str]) -> tuple[dict[str, Any], list[Problem]]:
         return problems.config or {}, problems.problems
 
 
-def _what_is_judged(config: dict[str, Any], typed: set[str]) -> list[Problem]:
-    """Either runs, or pictures with a reference; and metrics that these allow."""
+def _what_is_judged(
+    config: dict[str, Any], typed: set[str], swept: Iterable[str]
+) -> tuple[Run | None, list[Problem]]:
+    """Either runs, or pictures with a reference; and metrics that these allow. The run, where it is judged alone."""
     runs = [key for key in RUNS if config.get(key)]
     images, reference = config.get("images"), config.get("reference")
     if runs and images:
         why = f"{runs[0]} = {config[runs[0]]} is given too; give pictures (images and reference) or runs"
-        return [Problem("images", images, why)]
+        return None, [Problem("images", images, why)]
     if not runs and not images:
         why = "what is to be judged? run=FOLDER, or images=PATH reference=PATH|fashion_mnist:train"
-        return [Problem("run", None, why)]
-    if runs:
-        found = []
-        if reference:
-            why = "is for images=; runs are measured against their own data"
-            found.append(Problem("reference", reference, why))
-        try:
+        return None, [Problem("run", None, why)]
+    if not runs:
+        return None, _wrong_with_pictures(config, typed)
+    found = []
+    if reference:
+        found.append(
+            Problem("reference", reference, "is for images=; runs are measured against their own data")
+        )
+    alone = None
+    try:
+        if alone := _alone(config):
+            found += _wrong_with_one(alone, config, typed, swept)
+        else:
             runs_of(config)
-        except Problems as problems:
-            found += problems.problems
-        return found
+    except Problems as problems:
+        found += problems.problems
+    return alone, found
+
+
+def _alone(config: dict[str, Any]) -> Run | None:
+    """The run that `run=` names, where it is of a stage that needs no decoder to be judged. Raises Problems."""
+    reference = config.get("run")
+    if not reference or any((Path(reference) / name).is_file() for name in (RECORD, REQUEST)):
+        return None
+    run = only(reference, config["paths"]["outputs"])
+    return run if catalogue.of_stage(run.config["stage"]["name"]) else None
+
+
+def _wrong_with_one(
+    run: Run, config: dict[str, Any], typed: set[str], swept: Iterable[str]
+) -> Iterator[Problem]:
+    """What has no meaning for an upsampler or an autoencoder by itself."""
+    stage = run.config["stage"]["name"]
+    possible = catalogue.of_stage(stage)
+    for key in RUNS:
+        if key != "run" and config.get(key):
+            yield Problem(key, config[key], f"is given too, and run= is of stage {stage}, judged by itself")
+    for key in SAMPLING:
+        if key in swept or (key in typed and key != "seed"):
+            why = f"is a choice for a decoder's samples, and run= is of stage {stage}: without it"
+            yield Problem(key, None, why)
+    for name in config.get("metrics") or []:
+        if name in catalogue.METRICS and name not in possible:
+            why = f"is of a decoder's pictures, and run= is of stage {stage}; possible: {', '.join(possible)}"
+            yield Problem("metrics", name, why)
+
+
+def _wrong_with_pictures(config: dict[str, Any], typed: set[str]) -> list[Problem]:
+    images = config["images"]
     found = (
         []
         if Path(str(images)).exists()
         else [Problem("images", images, "there is no such folder or .npz file")]
     )
-    found += _reference_problem(reference)
+    found += _reference_problem(config.get("reference"))
     for key in SAMPLING:
         if key in typed:
             found.append(Problem(key, None, "is a setting of sampling, and images= are there already"))
+    of_runs = {"captions", "model", "upsampler", "autoencoder"}
     for name in config.get("metrics") or []:
-        needs = catalogue.METRICS[name].needs & {"captions", "model"} if name in catalogue.METRICS else None
-        if needs:
+        if needs := catalogue.METRICS[name].needs & of_runs if name in catalogue.METRICS else None:
             found.append(Problem("metrics", name, f"needs {catalogue.WORDS[min(needs)]}"))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,15 +10,30 @@ import torch
 
 from unclip import build
 from unclip.config.problems import Problem, Problems
+from unclip.data.latents import Latents
 from unclip.data.module import ImageTextData
 from unclip.diffusion import make_grid
 from unclip.generate import UnCLIP
 from unclip.lit.base import DiffusionStage
+from unclip.lit.upsampler import UpsamplerModule
 from unclip.nets.clip import CLIP
 from unclip.runs.pretrained_clip import Reference
 from unclip.runs.references import runs_of
 from unclip.runs.store import Run
 from unclip.runs.upstream import UPSAMPLERS
+
+
+@dataclass(frozen=True)
+class Copiers:
+    """What makes copies of real images, as a part of a model or alone: upsamplers, of images of `shown` that are made
+    small, and an autoencoder, of those of `data`."""
+
+    upsamplers: Sequence[UpsamplerModule]
+    latents: Latents | None
+    data: ImageTextData
+    shown: ImageTextData
+    device: torch.device
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,12 @@ class Trained:
     def prompts(self, count: int) -> tuple[str, ...]:
         """What to draw where nobody names it; for an unconditional decoder one empty caption."""
         return self.data.prompts(count) if self.model.clip else ("",)
+
+    @property
+    def copiers(self) -> Copiers:
+        model = self.model
+        latents, size = model.decoder.latents, model.batch_size
+        return Copiers(model.upsamplers, latents, self.data, self.shown, model.device, size)
 
 
 def load(request: dict[str, Any]) -> Trained:
@@ -59,6 +81,18 @@ def load(request: dict[str, Any]) -> Trained:
     tokenizer = clip.tokenizer if clip else None
     model = UnCLIP(clip, prior, decoder, tokenizer, upsamplers, batch_size=request["batch_size"])
     return resampled(Trained(model, source, runs, shown), request)
+
+
+def load_alone(run: Run, request: dict[str, Any]) -> Copiers:
+    """A finished upsampler or autoencoder by itself."""
+    source, device = build.data(run.config), _device(request["accelerator"])
+    upsamplers, latents = [], None
+    if run.config["stage"]["name"] == "upsampler":
+        upsamplers = [_stage(run, source).to(device)]
+    else:
+        autoencoder: Any = build.trained_net(run, source).to(device)
+        latents = Latents(autoencoder)
+    return Copiers(upsamplers, latents, source, source, device, request["batch_size"])
 
 
 def resampled(trained: Trained, request: dict[str, Any]) -> Trained:
