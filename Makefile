@@ -4,7 +4,7 @@ PYTHON ?= python3
 UNCLIP = $(VENV)/bin/unclip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-slurm lint format clean
+.PHONY: help setup demo test test-slow test-gpu test-slurm lint format docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: setup  ## ruff, format check, type check
 format: setup  ## let ruff rewrite the files
 	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 
+docs: setup  ## the documents into site/, from docs/, the code and conf/
+	@$(VENV)/bin/python scripts/reference.py && $(VENV)/bin/zensical build --strict --clean
+
 clean:  ## remove caches and builds; data, outputs and .venv stay
-	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	@rm -rf build dist site docs/reference .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

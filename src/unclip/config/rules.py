@@ -23,7 +23,7 @@ def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) ->
             yield Problem(group, choices.get(group), f"stage {stage} has no {group}: leave it out")
         elif own is not None and given is None:
             yield Problem(group, "null", f"stage {stage} needs one")
-        elif group == "objective" and own and given and _module(own) != _module(given):
+        elif group == "objective" and own and given and _of_another_stage(own, given):
             yield Problem(
                 group, choices.get(group), f"is not an objective of stage {stage}, whose own is {_name(own)}"
             )
@@ -65,6 +65,11 @@ def _judge(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
     ):
         why = "judges grey pictures, these have 3 channels: extractor=random extractor.image_channels=3, or inception"
         yield Problem("extractor", choices.get("extractor"), why)
+
+
+def _of_another_stage(own: Config, given: Config) -> bool:
+    """Objectives of diffusion and of contrast are in modules of their own; somebody's own may be for either."""
+    return _module(own) != _module(given) and _module(given).startswith("unclip.")
 
 
 def _module(node: Config) -> str:
