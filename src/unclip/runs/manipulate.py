@@ -1,5 +1,5 @@
 """`unclip manipulate KIND`: variations, interpolations, text diffs and what else unCLIP does with a picture. Checks the
-request and hands it on; pictures are made in manipulations.py, laid out in report/manipulations.py."""
+request and hands it on; pictures are made in manipulations.py, laid out in report/manipulations.py and strips.py."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def main(arguments: list[str]) -> int:
     kind, request = checked(arguments)
     out = folder_of(request, kind)
 
-    from unclip.report import manipulations
+    from unclip.report import strips
     from unclip.runs.process import stop_at_once_when_asked
 
     stop_at_once_when_asked()
-    manipulations.deliver(kind, request, out)
+    strips.deliver(kind, request, out)
     return DONE
 
 
