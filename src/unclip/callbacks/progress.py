@@ -53,7 +53,7 @@ class Progress(ProgressBar):
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
         images = len(batch["index"]) * trainer.world_size * trainer.accumulate_grad_batches
         rate = images * (trainer.global_step - self.first) / (now - self.started)
-        self.bar.update(trainer.global_step, f"loss {loss:.4f}  {rate:,.0f} images/s")
+        self.bar.update(trainer.global_step, f"loss {loss:.4f}  {rate:,.{0 if rate >= 10 else 2}f} images/s")
         self.shown = now
         pl_module.log("train/images_per_second", rate)
         if now - self.beaten > self.heartbeat_seconds:

@@ -232,6 +232,7 @@ def _interval(found: Mapping[str, Any]) -> str:
 
 
 def short(distance: float) -> str:
+    """A distance by its size."""
     return f"{distance:{_form(distance)}}"
 
 
