@@ -106,8 +106,10 @@ unclip evaluate images=PATH reference=PATH|fashion_mnist:train [n=N] [overrides]
 
 Measures pictures against real images, each number beside what held-out real images get: Frechet distance, KID,
 precision and recall, nearest training images, brightness; of a run also whether a classifier sees what was asked for,
-the round trip image -> embedding -> image, the prior and the CLIP by themselves. fd_infinity and nll (bits per
-dimension) are slow and only measured by name. PATH is a folder of images or an .npz; extractor= says what judges them.
+the round trip image -> embedding -> image, the prior and the CLIP by themselves; of a cascade's upsamplers, beside
+bicubic enlargement, and of an autoencoder what becomes of real images: also with run= one of these alone. fd_infinity
+and nll (bits per dimension) are slow and only measured by name. PATH is a folder of images or an .npz; extractor= says
+what judges them.
 
 A list of values is a sweep: sampler, guidance, steps, rerank and seed, every combination with the same noise. Typed
 again it goes on with what is missing.
