@@ -185,15 +185,28 @@ what would be done.
     "bench": Verb(
         "unclip.runs.bench",
         "speed and memory, beside what others use for the same",
-        """unclip bench evaluation [full=true] [overrides]
+        """unclip bench NAME [overrides]
 
-evaluation: the Frechet distance of two sets of features, ours and torchmetrics', each in a process of its own on the
-same features: seconds, memory, and by how much the values differ. Small by default; full=true takes the sizes of
-published distances, 50,000 samples of 2048 features. Writes bench.json into out=DIR (outputs/bench/evaluation).
+  training     a decoder's training step; beside it the form that tutorials have, diffusers, denoising-diffusion-pytorch
+               and dalle2-pytorch, with as many parameters on the same batches
+  prior        a prior's, from cached embeddings; beside it with CLIP inside the step, and dalle2-pytorch's
+  sampling     text to pictures; beside it the tutorials' loop of a thousand steps, and diffusers' loops. quality=true
+               run=FOLDER: also in how few steps a trained run's pictures are as good as after a thousand
+  data         batches from memory; beside it torch's DataLoader, and what loading is of a training step
+  evaluation   the Frechet distance (full=true: of 2 x 50,000 samples of 2048 features); beside it torchmetrics'
+  sweep        planning a sweep, and what each of its cells costs beside its training
+  startup      help, a wrong request, the first training step, from the shell
 
-  unclip bench evaluation
-  unclip bench evaluation full=true
-  unclip bench evaluation n=50000 features=2048 batch=500""",
+Everything in turns in one run: medians with least and most over rounds, ratios of the same round, FLOP, memory, and
+the share of what the machine reaches in a large matrix product between the rounds. Overrides of `unclip train` go to
+what is trained. Libraries that are not installed are named with what installs them. Writes bench.json and bench.md
+into out=DIR (outputs/bench/NAME).
+
+  unclip bench training
+  unclip bench training data.batch_size=64 peers=[diffusers] rounds=9
+  unclip bench training experiment=flowers/unet data=synthetic data.channels=3
+  unclip bench sampling quality=true run=outputs/demo
+  unclip bench evaluation full=true""",
     ),
     "report": Verb(
         "unclip.runs.report",

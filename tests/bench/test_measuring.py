@@ -110,13 +110,20 @@ def test_the_tutorial_computes_what_our_decoder_computes(caption_layers: int, un
     torch.manual_seed(0)
     settings = small(caption_layers, unshuffle)
     ours, theirs = DecoderNet(image_size=16, **settings).eval(), TutorialDecoder(**settings).eval()
-    pairs = [("time", "time"), ("embedding.null", "null_embedding"), ("embedding.to_vector", "to_vector")]
-    pairs += [("embedding.to_tokens", "to_tokens"), ("unet.first", "first"), ("unet.down", "down")]
+    pairs = [
+        ("time", "told.time"),
+        ("embedding.null", "told.null_embedding"),
+        ("embedding.to_vector", "told.to_vector"),
+    ]
+    pairs += [("embedding.to_tokens", "told.to_tokens"), ("unet.first", "first"), ("unet.down", "down")]
     pairs += [("unet.middle", "middle"), ("unet.up", "up"), ("unet.last.0", "last_norm")]
     pairs += [("unet.last.2", "last")]
     if caption_layers:
-        pairs += [("caption.null", "null_token"), ("caption.project", "project")]
-        pairs += [("caption.transformer.blocks", "encoder"), ("caption.transformer.norm", "encoder_norm")]
+        pairs += [("caption.null", "told.null_token"), ("caption.project", "told.project")]
+        pairs += [
+            ("caption.transformer.blocks", "told.encoder"),
+            ("caption.transformer.norm", "told.encoder_norm"),
+        ]
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # what starts at zero would hide a difference
@@ -154,7 +161,7 @@ def test_the_tutorial_learns():
     tokens, mask = torch.zeros(16, 1, 10), torch.ones(16, 1, dtype=torch.bool)
     losses = [tutorial.step(x0, embedding, tokens, mask) for _ in range(40)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-    average, last = tutorial.average.to_vector.weight, net.to_vector.weight
+    average, last = tutorial.average.told.to_vector.weight, net.told.to_vector.weight
     assert 0 < (average - last).abs().max() < 0.05
 
 

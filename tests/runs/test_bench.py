@@ -41,11 +41,11 @@ def test_both_sides_get_the_same_features_and_the_two_sets_differ():
 def test_wrong_requests_say_what_is_possible(unclip):
     wrong = unclip("bench", "evaluatoin")
     assert wrong.returncode == 2
-    assert "evaluatoin is no benchmark; nearest: evaluation; possible: training, evaluation" in wrong.stderr
+    assert "evaluatoin is no benchmark; nearest: evaluation; possible: training, prior" in wrong.stderr
     for arguments in ((), ("n=5",)):
         missing = unclip("bench", *arguments)
         assert missing.returncode == 2
-        assert "unclip bench evaluation [full=true]" in missing.stderr
+        assert "unclip bench NAME [overrides]" in missing.stderr
     both = unclip("bench", "evaluation", "n=1", "feature=3")
     assert both.returncode == 2
     assert "n = 1: must satisfy n >= 2" in both.stderr

@@ -84,6 +84,7 @@ def alone(name: str, side: Side, source: Source) -> Way:
 
 
 def ours(features: int) -> Side:
+    """Moments that are added up as the batches come."""
     from unclip.evaluate.distances import StreamedMoments, frechet_distance
 
     streams = [StreamedMoments(), StreamedMoments()]
@@ -95,6 +96,7 @@ def ours(features: int) -> Side:
 
 
 def torchmetrics(features: int) -> Side:
+    """Its FrechetInceptionDistance, given features for images."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     extractor = nn.Identity()

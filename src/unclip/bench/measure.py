@@ -102,12 +102,12 @@ class Contest:
         took: list[list[float]] = [[] for _ in self.ways]
         flops, bandwidths = [], []
         for number in range(self.rounds):
+            gc.collect()
             if peak:
                 flops.append(peak.flops())
                 bandwidths.append(peak.bandwidth())
             order = list(range(len(self.ways)))
             for i in order if number % 2 == 0 else reversed(order):
-                gc.collect()
                 took[i].append(self._round(i, steps[i]) / steps[i])
         ours = [s / self.ways[0].items for s in took[0]]
         for row, way, seconds in zip(self.rows, self.ways, took, strict=True):

@@ -46,6 +46,7 @@ def peers(ours: Training) -> dict[str, Callable[[], Way | Absent]]:
 
 
 def absent(package: str, name: str) -> Absent | None:
+    """What to say of a library that is not there."""
     return None if find_spec(package) else Absent(name, f"not installed: {HOW[package]}")
 
 
@@ -214,4 +215,5 @@ def of_size(make: Callable[[int], nn.Module], parameters: int, start: int = 64) 
 
 
 def count(net: nn.Module) -> int:
+    """Its parameters."""
     return sum(p.numel() for p in net.parameters())

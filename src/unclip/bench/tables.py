@@ -37,16 +37,21 @@ def cells(table: Table) -> list[list[str]]:
         return [[str(text) for text in line] for line in table["cells"]]
     rows = [row for row in table["rows"] if "absent" not in row]
     shown = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
+    shown = shown[1:] if table.get("alone") else shown  # these are not ways of doing the same
     unit = f"{table['unit']} (least - most)"
     lines = [["", unit, *(heading for _, heading, _ in shown)]]
     for row in rows:
         values = [text(row) if row.get(key) is not None else "" for key, _, text in shown]
-        rate = f"{figure(row['rate'])} ({figure(row['low'])} - {figure(row['high'])})"
-        lines.append([named(row), rate, *values])
+        rate = [row["rate"], row["low"], row["high"]]
+        if table["unit"] == "s":  # of one, instead of how many a second
+            rate = [1 / row["rate"], 1 / row["high"], 1 / row["low"]]
+        median, least, most = map(figure, rate)
+        lines.append([named(row), f"{median} ({least} - {most})", *values])
     return lines
 
 
 def named(row: Row) -> str:
+    """What it is called, with what is particular about it."""
     return f"{row['name']} ({row['note']})" if row.get("note") else str(row["name"])
 
 

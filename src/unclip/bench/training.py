@@ -11,6 +11,7 @@ from unclip.bench.peers import PACKAGES, peers
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """A table of ours and the peers that are asked for."""
     ours = Training(request["training"])
     contest = Contest(ours.device, ours.dtype, request["rounds"], request["seconds"])
     contest.enter(ours.way)

@@ -32,8 +32,6 @@ class TutorialDecoder(nn.Module):
     def __init__(
         self,
         image_channels: int,
-        embedding_dim: int,
-        token_width: int,
         channels: int,
         multipliers: list[int],
         blocks: int,
@@ -42,28 +40,14 @@ class TutorialDecoder(nn.Module):
         groups: int,
         dropout: float,
         cond_width: int,
-        image_tokens: int,
-        caption_layers: int,
         unshuffle: int = 1,
-        **_: Any,
+        **told: Any,
     ):
         super().__init__()
-        self.width, self.image_tokens, self.embedding_dim = cond_width, image_tokens, embedding_dim
-        self.unshuffle, folded = unshuffle, image_channels * unshuffle**2
-        self.time = nn.Sequential(
-            nn.Linear(cond_width, cond_width), nn.SiLU(), nn.Linear(cond_width, cond_width)
-        )
-        self.null_embedding = nn.Parameter(torch.zeros(embedding_dim))
-        self.to_vector = nn.Linear(embedding_dim, cond_width)
-        self.to_tokens = nn.Linear(embedding_dim, image_tokens * cond_width)
-        self.encoder = nn.ModuleList([EncoderBlock(cond_width, heads) for _ in range(caption_layers)])
-        if caption_layers:
-            self.null_token = nn.Parameter(torch.zeros(cond_width))
-            self.project = nn.Linear(token_width, cond_width)
-            self.encoder_norm = nn.LayerNorm(cond_width)
-
+        self.told = TutorialCondition(cond_width, heads, **told)
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
+        self.unshuffle, folded = unshuffle, image_channels * unshuffle**2
 
         def block(c_in: int, c: int) -> ResBlock:
             return ResBlock(c_in, c, cond_width, groups, dropout)
@@ -86,33 +70,9 @@ class TutorialDecoder(nn.Module):
         self.last_norm = nn.GroupNorm(groups, widths[0])
         self.last = nn.Conv2d(widths[0], folded, 3, padding=1)
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        embedding: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
-        keep: Tensor,
-        keep_text: Tensor,
-    ) -> Tensor:
-        """x (B,C,Y,X), t (B,), embedding (B,D), tokens (B,L,W), mask (B,L), keep and keep_text (B,) -> (B,C,Y,X)."""
-        half = self.width // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=x.device) / half)
-        angles = t[:, None].float() * frequencies[None]
-        vector = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1))  # (B,E)
-        known = torch.where(keep[:, None], embedding * self.embedding_dim**0.5, self.null_embedding)
-        vector = F.silu(vector + self.to_vector(known))
-        image_tokens = rearrange(self.to_tokens(known), "b (m e) -> b m e", m=self.image_tokens)
-        context, seen = image_tokens, torch.ones_like(image_tokens[..., 0], dtype=torch.bool)
-        if len(self.encoder):
-            text = torch.where(keep_text[:, None, None], self.project(tokens), self.null_token)
-            only_first = torch.arange(mask.shape[1], device=x.device) == 0
-            mask = torch.where(keep_text[:, None], mask, only_first)
-            for layer in self.encoder:
-                text = layer(text, mask)
-            context = torch.cat([self.encoder_norm(text), image_tokens], dim=1)  # (B,M,E)
-            seen = torch.cat([mask, seen], dim=1)
+    def forward(self, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        """x (B,C,Y,X), t (B,), then what TutorialCondition takes -> (B,C,Y,X)."""
+        vector, context, seen = self.told(t, *condition)
 
         def through(layer: nn.Module, h: Tensor) -> Tensor:
             if isinstance(layer, ResBlock):
@@ -130,6 +90,54 @@ class TutorialDecoder(nn.Module):
         for layer in self.up:
             h = through(layer, torch.cat([h, stored.pop()], dim=1) if isinstance(layer, ResBlock) else h)
         return F.pixel_shuffle(self.last(F.silu(self.last_norm(h))), self.unshuffle)
+
+
+class TutorialCondition(nn.Module):
+    """Time, embedding and caption as a vector and as tokens."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        embedding_dim: int,
+        token_width: int,
+        image_tokens: int,
+        caption_layers: int,
+        **_: Any,
+    ):
+        super().__init__()
+        self.width, self.image_tokens, self.embedding_dim = width, image_tokens, embedding_dim
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.null_embedding = nn.Parameter(torch.zeros(embedding_dim))
+        self.to_vector = nn.Linear(embedding_dim, width)
+        self.to_tokens = nn.Linear(embedding_dim, image_tokens * width)
+        self.encoder = nn.ModuleList([EncoderBlock(width, heads) for _ in range(caption_layers)])
+        if caption_layers:
+            self.null_token = nn.Parameter(torch.zeros(width))
+            self.project = nn.Linear(token_width, width)
+            self.encoder_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, t: Tensor, embedding: Tensor, tokens: Tensor, mask: Tensor, keep: Tensor, keep_text: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """t (B,), embedding (B,D), tokens (B,L,W), mask (B,L), keep and keep_text (B,) -> (B,E), (B,M,E), (B,M)."""
+        half = self.width // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+        angles = t[:, None].float() * frequencies[None]
+        vector = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1))  # (B,E)
+        known = torch.where(keep[:, None], embedding * self.embedding_dim**0.5, self.null_embedding)
+        vector = F.silu(vector + self.to_vector(known))
+        image_tokens = rearrange(self.to_tokens(known), "b (m e) -> b m e", m=self.image_tokens)
+        seen = torch.ones_like(image_tokens[..., 0], dtype=torch.bool)
+        if not len(self.encoder):
+            return vector, image_tokens, seen
+        text = torch.where(keep_text[:, None, None], self.project(tokens), self.null_token)
+        only_first = torch.arange(mask.shape[1], device=t.device) == 0
+        mask = torch.where(keep_text[:, None], mask, only_first)
+        for layer in self.encoder:
+            text = layer(text, mask)
+        context = torch.cat([self.encoder_norm(text), image_tokens], dim=1)  # (B,M,E)
+        return vector, context, torch.cat([mask, seen], dim=1)
 
 
 class ResBlock(nn.Module):
@@ -253,7 +261,8 @@ class TutorialSampling:
             told = self.net(x, t, image, text["tokens"], text["token_mask"], yes, yes)
             untold = self.net(x, t, image, text["tokens"], text["token_mask"], ~yes, ~yes)
             noise = untold + self.scale * (told - untold)
-            now, before = self.alphas_bar[i], self.alphas_bar[max(i - 1, 0)]
+            now = self.alphas_bar[i]
+            before = self.alphas_bar[i - 1] if i > 0 else torch.ones_like(now)
             x0 = ((x - (1 - now).sqrt() * noise) / now.sqrt()).clamp(-1, 1)
             beta = 1 - now / before
             mean = (before.sqrt() * beta * x0 + (now / before).sqrt() * (1 - before) * x) / (1 - now)

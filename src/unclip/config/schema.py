@@ -172,6 +172,68 @@ class BenchEvaluation:
 
 
 @dataclass
+class BenchPrior:
+    """conf/bench_prior.yaml: training a prior from cached embeddings."""
+
+    training: list[str]
+    published: str | None = None
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    seconds: Annotated[float, "seconds > 0"] = 1.0
+    out: str = "outputs/bench/prior"
+
+
+@dataclass
+class BenchData:
+    """conf/bench_data.yaml: batches from memory."""
+
+    training: list[str]
+    shares: list[str]
+    batch: Annotated[int, "batch >= 1"] = 64
+    workers: list[int] = field(default_factory=list)
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    seconds: Annotated[float, "seconds > 0"] = 0.5
+    out: str = "outputs/bench/data"
+
+
+@dataclass
+class BenchSampling:
+    """conf/bench_sampling.yaml: text to image."""
+
+    training: list[str]
+    prior: list[str]
+    samplers: list[str]
+    few: list[int]
+    n: Annotated[int, "n >= 1"] = 8
+    timed: Annotated[int, "1 <= timed <= 1000"] = 4
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    seconds: Annotated[float, "seconds > 0"] = 1.0
+    quality: bool = False
+    run: str = "outputs/demo"
+    images: Annotated[int, "images >= 2"] = 500
+    seeds: list[int] = field(default_factory=list)
+    guidance: Annotated[float, "guidance >= 0"] = 2.0
+    out: str = "outputs/bench/sampling"
+
+
+@dataclass
+class BenchSweep:
+    """conf/bench_sweep.yaml: what a sweep costs beside its trainings."""
+
+    cells: list[int]
+    trained: Annotated[int, "trained >= 1"] = 4
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    out: str = "outputs/bench/sweep"
+
+
+@dataclass
+class BenchStartup:
+    """conf/bench_startup.yaml: commands before they do anything."""
+
+    rounds: Annotated[int, "rounds >= 1"] = 5
+    out: str = "outputs/bench/startup"
+
+
+@dataclass
 class BenchTraining:
     """conf/bench_training.yaml: training a decoder beside other libraries'."""
 
@@ -222,4 +284,9 @@ SCHEMAS: dict[str, type] = {  # of conf/NAME.yaml
     "ablate": Ablate,
     "bench_evaluation": BenchEvaluation,
     "bench_training": BenchTraining,
+    "bench_prior": BenchPrior,
+    "bench_data": BenchData,
+    "bench_sampling": BenchSampling,
+    "bench_sweep": BenchSweep,
+    "bench_startup": BenchStartup,
 }

@@ -22,7 +22,7 @@ from unclip.files import write_json, write_text
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
 
-BENCHES = ("training", "evaluation")
+BENCHES = ("training", "prior", "sampling", "data", "evaluation", "sweep", "startup")
 
 
 def main(arguments: list[str]) -> int:
