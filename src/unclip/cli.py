@@ -300,26 +300,43 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         print(VERBS[name].help)
         return DONE
-    return _carried_out(name, _without_config_dir(arguments))
+    return _carried_out(name, arguments)
 
 
 def _carried_out(name: str, arguments: list[str]) -> int:
-    from unclip.config.problems import Problems
-
     try:
-        verb = import_module(VERBS[name].module)
+        verb, given = import_module(VERBS[name].module), _without_config_dir(arguments)
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            together = import_module("unclip.runs.torchrun").together
-            return int(together(name, arguments, lambda: verb.main(arguments)))
-        return int(verb.main(arguments))
-    except Problems as problems:
-        print(f"unclip {name}: {problems}", file=sys.stderr)
-        return WRONG_REQUEST
+            status = import_module("unclip.runs.torchrun").together(name, given, lambda: verb.main(given))
+        else:
+            status = verb.main(given)
+        sys.stdout.flush()
+        return int(status)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:
-        print(f"unclip {name}: {error}", file=sys.stderr)
-        return FAILED
+    except BrokenPipeError:  # `unclip runs | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:  # here, and nowhere else, ends what nobody foresaw
+        return _failed(name, error)
+
+
+def _failed(name: str, error: Exception) -> int:
+    from unclip.config.problems import Problems, cause, foreseen, in_words
+
+    found = cause(error)
+    where = "" if foreseen(found) else f" (traceback in {_traceback(error)})"
+    print(f"unclip {name}: {in_words(found)}{where}", file=sys.stderr)
+    return WRONG_REQUEST if isinstance(found, Problems) else FAILED
+
+
+def _traceback(error: Exception) -> str:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="unclip-error-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return file.name
 
 
 def _without_config_dir(arguments: list[str]) -> list[str]:
@@ -327,12 +344,21 @@ def _without_config_dir(arguments: list[str]) -> list[str]:
     kept, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("--config-dir", "-cd"):
-            os.environ["UNCLIP_CONFIG_DIR"] = os.path.abspath(next(rest, "."))
+            os.environ["UNCLIP_CONFIG_DIR"] = _folder(next(rest, None))
         elif argument.startswith("--config-dir="):
-            os.environ["UNCLIP_CONFIG_DIR"] = os.path.abspath(argument.partition("=")[2])
+            os.environ["UNCLIP_CONFIG_DIR"] = _folder(argument.partition("=")[2])
         else:
             kept.append(argument)
     return kept
+
+
+def _folder(given: str | None) -> str:
+    from unclip.config.problems import Problem, Problems
+
+    if not given or not os.path.isdir(given):
+        why = "there is no such folder; give one with YAML files of your own"
+        raise Problems([Problem("--config-dir", given, why)])
+    return os.path.abspath(given)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_damaged_metrics_are_named_and_left_where_they_are(tmp_path: Path) -> No
     assert broken.read_text() == "{"
     pipeline = tmp_path / "outputs" / "demo" / "run-10" / "pipeline.json"
     pipeline.write_text(json.dumps({"stages": ["clip"]}))
-    assert "pipeline.json is damaged" in collect([path])["b"].errors[0][1]
+    assert "pipeline.json has stages = ['clip'], which must be dict" in collect([path])["b"].errors[0][1]
 
 
 def test_what_is_better_is_known_in_one_place() -> None:

@@ -37,6 +37,4 @@ def test_a_command_says_which_file_it_could_not_write(
 ) -> None:
     monkeypatch.setattr(runs, "main", lambda arguments: write_text(tmp_path / "report.md", "text"))
     assert main(["runs"]) == 1
-    assert capsys.readouterr().err == (
-        f"unclip runs: [Errno 28] No space left on device: '{tmp_path / 'report.md'}'\n"
-    )
+    assert capsys.readouterr().err == (f"unclip runs: {tmp_path / 'report.md'}: No space left on device\n")

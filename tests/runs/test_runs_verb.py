@@ -19,6 +19,7 @@ import yaml
 from unclip import cli
 from unclip.config.compose import compose
 from unclip.config.problems import Problems
+from unclip.reading import DamagedFile
 from unclip.runs import cleaning, listing, where
 from unclip.runs.store import Run
 
@@ -232,12 +233,13 @@ def test_a_run_without_a_readable_configuration_is_shown(
     _, out, err = typed(capsys, str(three))
     assert out.count("unreadable") == 3  # two rows and the sum
     assert "config.yaml is not there" in err
-    assert "config.yaml: is not readable as YAML" in err
+    assert "config.yaml is not readable as YAML (while parsing a flow sequence" in err
     typed(capsys, "clean", str(three), "where=age>0s", "yes=true")
     assert sorted(p.name for p in (three / "made").iterdir()) == ["aaaaaaaaa1", "bbbbbbbbb2"]
 
 
-def test_configurations_are_read_as_yaml_does(decoder: dict[str, Any]) -> None:
+def test_configurations_are_read_as_yaml_does(decoder: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
     shared = [1, 2]
     for config in (
         decoder,
@@ -251,12 +253,14 @@ def test_configurations_are_read_as_yaml_does(decoder: dict[str, Any]) -> None:
         {"a": shared, "b": shared},
         {"": 1, "1": 2, "quoted key: x": 3},
     ):
-        text = yaml.safe_dump(config, sort_keys=False)
-        assert listing.configuration(text) == config
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        assert listing.configuration(path) == config
     by_hand = "# mine\n---\na: 'x\n\n  y'\nb: |\n  one\n  two\n"
-    assert listing.configuration(by_hand) == yaml.safe_load(by_hand)
-    with pytest.raises(ValueError, match="does not hold a run's configuration"):
-        listing.configuration("- 1\n")
+    path.write_text(by_hand)
+    assert listing.configuration(path) == yaml.safe_load(by_hand)
+    path.write_text("- 1\n")
+    with pytest.raises(DamagedFile, match=r"config\.yaml holds no mapping: repair or remove it"):
+        listing.configuration(path)
 
 
 def test_listing_writes_nothing_and_sees_who_is_at_work(

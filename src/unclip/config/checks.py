@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from unclip.config import rules, targets
 from unclip.config.problems import Problem
@@ -21,22 +24,78 @@ def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{prefix}{key}.")
 
 
-def key_problem(override: Override, config: dict[str, Any], keys: list[str]) -> Problem | None:
-    """What is wrong with the key of an override, the configuration having `keys`."""
+def _several_values(override: Override, verb: str) -> Problem | None:
+    """Of an override with a list of values where there is one request."""
+    if not override.is_sweep_override():
+        return None
+    sweep = "-m makes it a sweep; " if verb == "train" else ""
+    why = f"has several values; {sweep}a list is written [a,b], a text with commas 'a,b'"
+    return Problem(override.key_or_group, _typed(override), why)
+
+
+def group_problem(override: Override, possible: list[str], verb: str) -> Problem | None:
+    """What is wrong with a choice in a group of these options, in a request of this verb."""
+    if several := _several_values(override, verb):
+        return several
+    group, value, listed = override.key_or_group, override.value(), f"possible: {', '.join(possible)}"
+    if override.is_delete() and (value is None or isinstance(value, str)):
+        return None
+    if value is None or override.is_force_add() or override.is_delete():
+        return Problem(group, _typed(override), f"is no choice; {listed}; ~{group} for none at all")
+    chosen = value if isinstance(value, list) and value else [value]
+    wrong = next((str(v) for v in chosen if not isinstance(v, str) or v not in possible), None)
+    return wrong and Problem(group, wrong, f"no such option{nearest(wrong, possible)}; {listed}")
+
+
+def key_problem(override: Override, config: dict[str, Any], keys: list[str], verb: str) -> Problem | None:
+    """What is wrong with the key of an override, the configuration having `keys`, in a request of this verb."""
+    if several := _several_values(override, verb):
+        return several
     key = override.key_or_group
-    if override.is_hydra_override() or key.split(".")[0] == "hydra":
-        return None
+    above, _, leaf = key.rpartition(".")
     if override.is_add() or override.is_force_add():
+        group = key.split(".")[0]
+        if above and group != "hydra" and not isinstance(config.get(group), dict):
+            return Problem(key, _typed(override), f"there is no {group} here to add it to")
         return None  # the target's signature decides, once it is composed
-    if key in keys:
-        return None
-    given = None if override.is_delete() else override.get_value_element_as_str()
-    same_leaf = [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    inside = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    where = (
-        f"; {key.rpartition('.')[0]} has: {', '.join(k.rpartition('.')[2] for k in inside)}" if inside else ""
-    )
-    return Problem(key, given, f"no such key{nearest(key, keys, same_leaf)}{where}")
+    if key not in keys:
+        same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
+        inside = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == above]
+        where = f"; {above} has: {', '.join(inside)}" if above and inside else ""
+        return Problem(key, _typed(override), f"no such key{nearest(key, keys, same_leaf)}{where}")
+    return _deletion_problem(key, config) if override.is_delete() else None
+
+
+def _deletion_problem(key: str, config: dict[str, Any]) -> Problem | None:
+    """Only what has a default, or is one of many, can be left out."""
+    *above, leaf = key.split(".")
+    node: Any = config
+    for part in above:
+        node = node.get(part, {})  # hydra's own are not in it
+    if not above:
+        needed = True
+    else:
+        target = node.get("_target_")
+        accepted = (targets.parameters(target) if isinstance(target, str) else None) or {}
+        needed = leaf == "_target_" or (leaf in accepted and accepted[leaf].default is targets.REQUIRED)
+    return Problem(f"~{key}", None, f"cannot be left out; {key}=VALUE changes it") if needed else None
+
+
+def _typed(override: Override) -> str | None:
+    """The value as it was typed."""
+    _, equals, value = str(override.input_line).partition("=")
+    return value if equals else None
+
+
+UNCOMPOSABLE = (HydraException, OmegaConfBaseException, YAMLError)
+
+
+def not_composed(error: Exception, request: str = "") -> Problem:
+    """Hydra's or OmegaConf's own complaint, with the key that it is about."""
+    said = error.__cause__ if str(error).startswith("Error merging override") else error
+    lines = str(said).strip().splitlines()
+    key = next((line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")), "")
+    return Problem(key or request, None, lines[0])
 
 
 def nearest(given: str, possible: Iterable[str], first: list[str] | None = None) -> str:
@@ -45,38 +104,40 @@ def nearest(given: str, possible: Iterable[str], first: list[str] | None = None)
     return f"; nearest: {' or '.join(dict.fromkeys(close[:3]))}" if close else ""
 
 
-def walk(
-    node: dict[str, Any], raw: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter] | None
-) -> Iterator[Problem]:
-    """Every value against the signature of the target, or the schema, that it goes to. `raw` is the node before
-    interpolation: a value that comes from another key is that key's to answer for."""
+def wrong_values(config: dict[str, Any], raw: dict[str, Any], schema: str) -> list[Problem]:
+    """Every value against the signature of the target, or the schema, that it goes to. `raw` is the configuration
+    before interpolation: where a value comes from another key that is wrong itself, that one answers for it."""
+    found = list(_walk(config, raw, "", targets.parameters(schema)))
+    keys = {problem.key for problem, _ in found}
+    return [problem for problem, source in found if source not in keys]
+
+
+def _walk(
+    node: dict[str, Any], raw: Any, prefix: str, accepted: dict[str, targets.Parameter] | None
+) -> Iterator[tuple[Problem, str]]:
+    """Problems, each with the key that the value comes from, if any."""
     for key, value in node.items():
-        full = f"{prefix}{key}"
-        if str(key).startswith("_") or str(raw[key]).startswith("${"):
+        full, before = f"{prefix}{key}", raw.get(key) if isinstance(raw, dict) else raw
+        source = before[2:-1] if isinstance(before, str) and before.startswith("${") else ""
+        if str(key).startswith("_"):
             continue
         if value == "???":
-            yield Problem(full, None, "is not set")
-            continue
-        if accepted is not None and key not in accepted:
-            if "_target_" in node:
-                near = nearest(str(key), accepted)
-                yield Problem(
-                    full,
-                    value,
-                    f"{node['_target_']} takes no such parameter{near}; it takes: {', '.join(accepted)}",
-                )
-                continue
-        elif accepted is not None and (why := accepted[key].check(value)):
-            yield Problem(full, value, why)
-            continue
-        if isinstance(value, dict):
+            yield Problem(full, None, "is not set"), source
+        elif accepted is not None and key not in accepted and (not prefix or "_target_" in node):
+            what = f"{node['_target_']} takes no such parameter" if prefix else "no such key"
+            why = f"{what}{nearest(str(key), accepted)}; possible: {', '.join(accepted)}"
+            yield Problem(full, value, why), source
+        elif source and value is None:
+            continue  # that key's own null is for its schema to judge: in `sample` it is "as it was configured"
+        elif accepted is not None and key in accepted and (why := accepted[key].check(value)):
+            yield Problem(full, value, why), source
+        elif isinstance(value, dict):
             target = value.get("_target_")
             inner = targets.parameters(target) if isinstance(target, str) else None
             if isinstance(target, str) and inner is None and target.startswith("unclip."):
-                yield Problem(f"{full}._target_", target, "names nothing in this package")
-            yield from walk(
-                value, raw[key], f"{full}.", inner if inner is None else _without_name(inner, full)
-            )
+                yield Problem(f"{full}._target_", target, "names nothing in this package"), source
+            inner = inner if inner is None else _without_name(inner, full)
+            yield from _walk(value, before, f"{full}.", inner)
 
 
 def broken_rules(
@@ -86,7 +147,7 @@ def broken_rules(
     for rule in rules.RULES:
         try:
             yield from rule(config, base, choices)
-        except (TypeError, KeyError, AttributeError, ZeroDivisionError):
+        except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError):
             if strict:
                 raise  # else it stumbled over a value that is already named
 

@@ -7,6 +7,7 @@ is checked (checks.py) against the targets' signatures (targets.py) and the rule
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +17,11 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from unclip.config import schema, targets
-from unclip.config.checks import broken_rules, key_problem, keys_of, nearest, walk
+from unclip.config import checks, schema
 from unclip.config.problems import Problem, Problems
 from unclip.config.schema import SCHEMAS
 from unclip.config.tree import config_folder, options, own_folder
@@ -120,11 +119,11 @@ def _axis(line: str, override: Override) -> list[str]:
     if not override.is_sweep_override() or override.is_hydra_override():
         return [line]
     try:
-        values = list(override.sweep_string_iterator())
+        values = list(itertools.islice(override.sweep_string_iterator(), SWEEP_VALUES_CHECKED))
     except (HydraException, ValueError, TypeError):
         return []  # an interval or a glob: its values are the sweeper's to choose
     key = line.split("=", 1)[0]
-    return [f"{key}={value}" for value in values[:SWEEP_VALUES_CHECKED]]
+    return [f"{key}={value}" for value in values]
 
 
 _kept: list[_Composer] = []  # by many(), innermost last
@@ -136,12 +135,16 @@ class _Composer:
     def __init__(self, verb: str, also: Iterable[str] = ()):
         self.verb = verb
         own = own_folder()
-        self.always = [f"hydra.searchpath=[file://{own}]"] if own else []
+        path = QuotedString(f"file://{own}", Quote.single).with_quotes()
+        self.always = [f"hydra.searchpath=[{path}]"] if own else []
         self.always += also
         self.parser = OverridesParser.create()
         self.parsed: dict[str, Override | Problem] = {}
-        self.by_groups: dict[tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any]]] = {}
+        self.by_groups: dict[
+            tuple[str, ...], tuple[DictConfig, dict[str, str], dict[str, Any], list[str]]
+        ] = {}
         self.by_lines: dict[tuple[str, ...], Composed] = {}
+        self.hydra_keys: list[str] = []  # of the last composition
 
     def __enter__(self) -> _Composer:
         self.before = GlobalHydra.instance().hydra  # a multirun that is under way
@@ -181,9 +184,9 @@ class _Composer:
         config, choices = self._compose(base)
         groups = [line for line, key in named.items() if key in choices and config.get(key) is not None]
         try:
-            keys = set(keys_of(self._compose([*base, *groups])[0]))
-        except HydraException:
-            keys = set(keys_of(config))  # a choice that does not exist: whoever gets it will name it
+            keys = set(checks.keys_of(self._compose([*base, *groups])[0]))
+        except checks.UNCOMPOSABLE:
+            keys = set(checks.keys_of(config))  # a choice that does not exist: whoever gets it will name it
         # what cannot be read goes to everybody, and is named
         return [line not in named or line in groups or named[line] in keys - choices.keys() for line in lines]
 
@@ -206,43 +209,39 @@ class _Composer:
 
         sound = []
         for line, override in groups:
-            problem = self._group_problem(override)
+            problem = checks.group_problem(override, self._options(override), self.verb)
             problems += [problem] if problem else []
             sound += [] if problem else [line]
-        given = {o.key_or_group: o.value() for _, o in groups}
-        if self.verb == "train" and not given.keys() & {"stage", "experiment"}:
+        given = {o.key_or_group for _, o in groups if not o.is_delete()}
+        if self.verb == "train" and not given & {"stage", "experiment"}:
             possible = ", ".join(options("stage"))
             return [*problems, Problem("stage", None, f"is not set; possible: {possible}")], None
         try:
             config, choices = self._compose(sound)
-        except (HydraException, OmegaConfBaseException) as error:
-            if not problems:
-                problems.append(Problem(" ".join(sound), None, str(error).strip().splitlines()[0]))
-            return problems, None
+        except checks.UNCOMPOSABLE as error:
+            return problems or [checks.not_composed(error, " ".join(sound))], None
 
         if choices.get("prior_kind") and choices["stage"] != "prior":
             why = f"is a choice of stage=prior, this is stage {choices['stage']}"
             return [*problems, Problem("prior", choices["prior_kind"], why)], None
 
-        keys = list(keys_of(config))
+        keys = [*checks.keys_of(config), *self.hydra_keys]
         for line, override in values:
-            problem = key_problem(override, config, keys)
+            problem = checks.key_problem(override, config, keys, self.verb)
             problems += [problem] if problem else []
             sound += [] if problem else [line]
         try:
             composed, choices, raw = self._composed(sound)
             resolved = OmegaConf.to_container(composed, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            return [*problems, Problem("", None, str(error).strip().splitlines()[0])], None
+        except checks.UNCOMPOSABLE as error:
+            return [*problems, checks.not_composed(error)], None
         assert isinstance(resolved, dict)
         config = {str(key): value for key, value in resolved.items()}
-        problems += walk(
-            config, raw, "", targets.parameters(f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
-        )
+        problems += checks.wrong_values(config, raw, f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
         if self.verb == "train":
             own = [f"{group}={choices[group]}" for group in ("stage", "prior_kind") if choices.get(group)]
             base, _ = self._compose(own)
-            problems += broken_rules(config, base, choices, strict=not problems)
+            problems += checks.broken_rules(config, base, choices, strict=not problems)
         if self.verb == "evaluate":
             problems += [
                 Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])
@@ -264,9 +263,9 @@ class _Composer:
             config = hydra.compose(self.verb, [*self.always, *chosen], return_hydra_config=True)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
-                config.pop("hydra")
-            self.by_groups[chosen] = config, choices, _plain(config)
-        config, choices, plain = self.by_groups[chosen]
+                hydra_keys = list(checks.keys_of(_plain(config.pop("hydra")), "hydra."))
+            self.by_groups[chosen] = config, choices, _plain(config), hydra_keys
+        config, choices, plain, self.hydra_keys = self.by_groups[chosen]
         if not values:
             return config, choices, plain
         config = copy.deepcopy(config)
@@ -285,18 +284,11 @@ class _Composer:
         group = key.split("@")[0]
         return group in self.groups or "/" in group
 
-    def _group_problem(self, override: Override) -> Problem | None:
+    def _options(self, override: Override) -> list[str]:
         group = override.key_or_group
-        if override.is_delete() or override.is_hydra_override() or group.startswith("hydra/"):
-            return None
-        possible, value = options(group), override.value()
-        chosen = value if isinstance(value, list) else [value]
-        wrong = [str(v) for v in chosen if v is not None and str(v) not in possible]
-        if not wrong:
-            return None
-        return Problem(
-            group, wrong[0], f"no such option{nearest(wrong[0], possible)}; possible: {', '.join(possible)}"
-        )
+        if group.startswith("hydra/"):
+            return [str(option) for option in self._loader.get_group_options(group)]
+        return options(group)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

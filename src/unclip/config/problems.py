@@ -1,4 +1,5 @@
-"""What is wrong with a request, said in one message: the key, what was given, what is possible."""
+"""What is told to whoever typed a command: what is wrong with the request, in one message, or what stands in the way
+of a sound one. Knows neither keys nor files."""
 
 from __future__ import annotations
 
@@ -33,3 +34,30 @@ class Problems(Exception):
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         return "\n".join([f"{count} in this request:", *(f"  {p}" for p in self.problems)])
+
+
+class Failure(ValueError):
+    """What stands in the way of a sound request: a damaged file, data that cannot be had. The message says what to do;
+    the command line prints it and leaves with status 1."""
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error itself, out of the wrapper in which Hydra raises what a `_target_` raised."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says: of a file its name, of what nobody foresaw its kind."""
+    if isinstance(error, Failure | Problems):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return first if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {first}"
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether these words are enough, and a traceback would say nothing more."""
+    return isinstance(error, Failure | Problems | OSError)

@@ -132,13 +132,13 @@ class Ablation:
     metrics: list[str]
     paper: str = ""
     overrides: list[str] = field(default_factory=list)
-    axes: Any = field(default_factory=dict)
-    cells: Any = field(default_factory=dict)
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    cells: dict[Any, list[str] | None] = field(default_factory=dict)
     baseline: str | None = None
     seed_key: str = "seed"
-    budgets: Any = field(default_factory=dict)
-    claims: Any = field(default_factory=list)
-    published: Any = field(default_factory=list)
+    budgets: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    claims: list[dict[Any, Any]] = field(default_factory=list)
+    published: list[dict[Any, Any]] = field(default_factory=list)
 
 
 @dataclass

@@ -261,6 +261,8 @@ def _fits_one(node: ast.expr, value: Any) -> bool:
                     _fits(k, v) for k, v in zip(kinds, value, strict=True)
                 )
             return all(_fits(kinds[0], v) for v in value)
+        if kind == "dict":
+            return isinstance(value, dict) and all(_fits(parts[1], inner) for inner in value.values())
         return True
     check = _SCALARS.get(_name(node))
     return check(value) if check else True
@@ -272,9 +274,8 @@ def _describe(annotation: ast.expr) -> str:
         if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
             words += [str(p.value) for p in _parts(node) if isinstance(p, ast.Constant)]
         else:
-            words.append(
-                "null" if isinstance(node, ast.Constant) and node.value is None else ast.unparse(node)
-            )
+            null = isinstance(node, ast.Constant) and node.value is None
+            words.append("null" if null else ast.unparse(node))
     return " | ".join(words)
 
 

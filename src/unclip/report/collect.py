@@ -6,7 +6,6 @@ A cell is what differs in more than the seed; its trials are its seeds.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from unclip.config.problems import Problem, Problems
+from unclip.reading import DamagedFile, demand, read_json
 from unclip.report import measures
 from unclip.report.statistics import Estimate, estimate
 from unclip.report.trials import WORDS, Trial, is_results, is_run, is_seed, located, read
+from unclip.runs import shapes
 from unclip.runs.listing import DEPTH, UNREADABLE
 
 PLUMBING = ("results", "sweep", "retry", "dry_run", "paths.", "hydra", "clip", "prior", "experiment")
@@ -101,8 +102,8 @@ def collect(paths: Sequence[Path]) -> Collection:
         if path.is_file():
             try:
                 found.append(_record(path))
-            except ValueError as damaged:
-                problems.append(Problem("", None, f"{path} {damaged}"))
+            except DamagedFile as damaged:
+                problems.append(Problem("", None, str(damaged)))
         elif not path.is_dir():
             why = "there is no such file or folder; give a sweep's record, a results folder, a run or a folder of runs"
             problems.append(Problem("", None, f"{path}: {why}"))
@@ -125,24 +126,27 @@ def collect(paths: Sequence[Path]) -> Collection:
 
 
 def _record(path: Path) -> Collection:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as damaged:
-        raise ValueError(f"is not readable as JSON ({damaged})") from None
-    cells = record.get("cells") if isinstance(record, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
-        raise ValueError("is no record of a sweep: it has no list of cells")
-    trials = [_cell_of_record(cell, path) for cell in cells]
+    record = read_json(path)
+    if not isinstance(record.get("cells"), list):
+        raise DamagedFile(f"{path} is no record of a sweep: it has no list of cells")
+    demand(record, f"{shapes.__name__}.Sweep", str(path))
+    for number, one in enumerate(record["cells"], 1):
+        demand(one, f"{shapes.__name__}.Cell", f"{path}: cell {number}")
+    ablation = record.get("ablation") or {}
+    demand(ablation, f"{shapes.__name__}.Ablation", f"{path}: ablation")
+    for kind, shape in (("claims", "Claim"), ("published", "Published")):
+        for number, one in enumerate(ablation.get(kind) or [], 1):
+            demand(one, f"{shapes.__name__}.{shape}", f"{path}: ablation.{kind}[{number}]")
+    trials = [_cell_of_record(cell, path) for cell in record["cells"]]
     axes = _axes([t.values for t in trials])
     short = [_name(t.values, axes) for t in trials]
     clear = len(set(short)) == len({tuple(_fixed(t.values).items()) for t in trials})
     names = short if clear else [" ".join(f"{k}={v}" for k, v in _fixed(t.values).items()) for t in trials]
-    ablation = record.get("ablation") or {}
     return Collection(
         str(record.get("name") or path.stem),
         _grouped(zip(names, trials, strict=True)),
         axes,
-        ablation if isinstance(ablation, dict) else {},
+        ablation,
         command=str(record.get("command") or ""),
     )
 
@@ -157,10 +161,8 @@ def _cell_of_record(cell: Mapping[str, Any], path: Path) -> Trial:
     trial = read(folder, values, seed) if folder and folder.is_dir() else Trial(values, seed or "", folder)
     trial.overrides = overrides
     if trial.state in ("new", "interrupted") and written == "failed":
-        trial.state, trial.error = (
-            "failed",
-            error,
-        )  # a wrong request, or a run that never came to its own status
+        # a wrong request, or a run that never came to its own status
+        trial.state, trial.error = "failed", error
     elif trial.state == "new" and written in ("finished", "interrupted"):
         trial.state = "new" if written == "finished" else "interrupted"
         trial.error = f"was {WORDS[written]}; its folder {folder} is not there" if folder else ""

@@ -11,9 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from unclip.config.problems import in_words
+from unclip.reading import DamagedFile, read_json
 from unclip.report.measures import flat
 from unclip.runs.listing import UNREADABLE, configuration, dotted
-from unclip.runs.store import RECORD, REQUEST, Run
+from unclip.runs.store import RECORD, REQUEST, Run, recorded
 
 UPSTREAM = ("clip", "prior")  # keys that hold the signature of another run
 NEVER = ("paths.", "logger.", "callbacks.progress.", "sweep", "retry", "dry_run", "results", "experiment")
@@ -121,13 +123,14 @@ def _results(trial: Trial) -> None:
     folder = trial.folder
     try:
         status = Run(folder).status
-        record = _json(folder / RECORD) or _json(folder / REQUEST)
-        measured = _json(folder / "metrics.json")
-        stages = record.get("stages", {})
-        trial.stages = {name: stage_of(located(Path(s["folder"]), folder)) for name, s in stages.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as damaged:
-        trial.state, trial.error = UNREADABLE, _damage(damaged, folder)
+        record = recorded(folder) or {"stages": {}}
+        measured = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    except (OSError, DamagedFile) as damaged:
+        trial.state, trial.error = UNREADABLE, in_words(damaged)
         return
+    trial.stages = {
+        name: stage_of(located(Path(s["folder"]), folder)) for name, s in record["stages"].items()
+    }
     trial.extra = float(status.get("seconds") or 0)
     trial.overrides = str(status.get("command") or "").split()[2:]
     for name, stage in trial.stages.items():
@@ -158,16 +161,16 @@ def _stage_at(folder: Path, _changed: int) -> Stage:
     config: dict[str, Any] = {}
     status: dict[str, Any] = {}
     try:
-        config = configuration((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = configuration(folder / "config.yaml")
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as damaged:
-        return Stage(folder, {}, {}, UNREADABLE, f"{folder / 'config.yaml'} {damaged}")
+    except (OSError, DamagedFile) as damaged:
+        return Stage(folder, {}, {}, UNREADABLE, in_words(damaged))
     try:
         status = run.status
         return Stage(folder, status, config, run.state)
-    except (OSError, ValueError) as damaged:
-        return Stage(folder, {}, config, UNREADABLE, str(damaged))
+    except (OSError, DamagedFile) as damaged:
+        return Stage(folder, {}, config, UNREADABLE, in_words(damaged))
 
 
 def stage_of(folder: Path) -> Stage:
@@ -229,24 +232,6 @@ def _stage_name(config: Mapping[str, Any]) -> str:
     stage = config.get("stage")
     name = stage.get("name") if isinstance(stage, Mapping) else config.get("stage.name")
     return str(name or "run")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as damaged:
-        raise ValueError(f"{path} is not readable as JSON ({damaged}): repair or remove it") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} does not hold what its name says: repair or remove it")
-    return found
-
-
-def _damage(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, ValueError) else f"{folder / RECORD} is damaged ({error})"
 
 
 def _last_line(error: Any) -> str:

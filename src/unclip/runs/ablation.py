@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
 from unclip.config import schema, targets
 from unclip.config.compose import config_folder, options, own_folder
 from unclip.config.problems import Problem, Problems
 from unclip.config.schema import Ablation
 from unclip.evaluate import catalogue
+from unclip.reading import DamagedFile, misfit, read_yaml
 from unclip.report.statistics import parse
+from unclip.runs import shapes
 
-OF_A_BUDGET = ("experiment", "seeds", "overrides", "cells")
+OF_A_BUDGET = tuple(shapes.Budget.__dataclass_fields__)
 IN_RECORD = ("title", "paper", "baseline", "seed_key", "metrics", "claims", "published")
 
 
@@ -61,15 +61,14 @@ def read(name: str) -> Ablation:
     folders = [folder / "ablation" for folder in (own_folder(), config_folder()) if folder]
     path = next(p for f in folders if (p := f / f"{name}.yaml").is_file())
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise Problems([Problem(str(path), None, " ".join(str(error).split()))]) from None
-    if not isinstance(found, dict):
-        raise Problems([Problem(str(path), None, "holds no mapping of title, metrics, cells, ...")])
+        found = read_yaml(path)
+    except DamagedFile as error:
+        raise Problems([Problem("", None, str(error))]) from None
     found = {key: value for key, value in found.items() if value is not None}
     if isinstance(found.get("baseline"), int | float):
         found["baseline"] = as_text(found["baseline"])
-    if wrong := [*_fields(found)] or [*_content(Ablation(**found))]:
+    wrong = [*_fields(found)]
+    if wrong := wrong or [*_parts(Ablation(**found))] or [*_content(Ablation(**found))]:
         raise Problems([Problem(f"{path.name}: {p.key}", p.given, p.why) for p in wrong])
     return Ablation(**found)
 
@@ -150,18 +149,27 @@ def _content(ablation: Ablation) -> Iterator[Problem]:
         if name not in names:
             yield Problem(where, name, f"is no cell{_near(name, names)}; possible: {', '.join(names)}")
     for i, claim in enumerate(ablation.claims):
-        try:
-            parse(claim["claim"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Problem(f"claims[{i}]", None, str(error))
-    claimed = [str(c["metric"]) for c in ablation.claims if isinstance(c, dict) and "metric" in c]
-    heads = [metric.split(".")[0] for metric in [*ablation.metrics, *claimed]]
-    for name, why in catalogue.wrong_names(dict.fromkeys(heads)):
-        yield Problem("metrics", name, why)
+        if why := _unreadable(claim["claim"]):
+            yield Problem(f"claims[{i}]", None, why)
     for budget, one in ablation.budgets.items():
         for key in one or {}:
             if key not in OF_A_BUDGET:
                 yield Problem(f"budgets.{budget}", key, f"no such key; it has: {', '.join(OF_A_BUDGET)}")
+    claimed = [str(claim["metric"]) for claim in ablation.claims]
+    heads = [metric.split(".")[0] for metric in [*ablation.metrics, *claimed]]
+    for name, why in catalogue.wrong_names(dict.fromkeys(heads)):
+        yield Problem("metrics", name, why)
+
+
+def _parts(ablation: Ablation) -> Iterator[Problem]:
+    """Claims, tables and budgets of another form than they must have."""
+    for kind, shape in (("claims", "Claim"), ("published", "Published")):
+        for i, one in enumerate(getattr(ablation, kind)):
+            if why := misfit(one, f"{shapes.__name__}.{shape}"):
+                yield Problem(f"{kind}[{i}]", None, why)
+    for budget, one in ablation.budgets.items():
+        if why := misfit(one or {}, f"{shapes.__name__}.Budget"):
+            yield Problem(f"budgets.{budget}", None, why)
 
 
 def _named(ablation: Ablation) -> Iterator[tuple[str, str]]:
@@ -169,15 +177,20 @@ def _named(ablation: Ablation) -> Iterator[tuple[str, str]]:
     if ablation.baseline is not None:
         yield "baseline", ablation.baseline
     for i, claim in enumerate(ablation.claims):
-        try:
-            pairs = parse(claim["claim"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
+        pairs = [] if _unreadable(claim["claim"]) else parse(claim["claim"])
         yield from ((f"claims[{i}]", name) for left, _, right in pairs for name in (left, right))
     for i, published in enumerate(ablation.published):
-        yield from ((f"published[{i}]", str(name)) for name in published.get("values") or {})
+        yield from ((f"published[{i}]", str(name)) for name in published["values"])
     for budget, one in ablation.budgets.items():
         yield from ((f"budgets.{budget}.cells", str(name)) for name in (one or {}).get("cells") or [])
+
+
+def _unreadable(claim: str) -> str | None:
+    try:
+        parse(claim)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _near(given: str, possible: Any) -> str:

@@ -6,7 +6,6 @@ Reads only; a run whose files cannot be read is listed with what is wrong with i
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import re
@@ -17,15 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from unclip.config.problems import Problem, Problems
+from unclip.config.problems import Problem, Problems, in_words
+from unclip.reading import DamagedFile, parse_yaml, read_text, read_yaml
 from unclip.runs import where
 from unclip.runs.store import RECORD, REQUEST, Run
 
 DEPTH = 5  # <outputs>/<experiment, which may be a/b/c>/<signature>
 UNREADABLE = "unreadable"
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KEY = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)
 
 
@@ -116,37 +113,29 @@ def _holds_results(folder: Path, names: set[str]) -> bool:
     if names & {RECORD, REQUEST}:
         return True
     try:
-        return "signature" in json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "signature" in Run(folder).status
+    except (OSError, DamagedFile):
         return False
 
 
-def configuration(text: str) -> dict[str, Any]:
+def configuration(path: Path) -> dict[str, Any]:
     """A config.yaml. Its top-level blocks are read one by one and kept, as the runs of a sweep share most of them: a
-    thousand in a second instead of half a minute. Raises ValueError."""
-    try:
-        head, *blocks = KEY.split(text)
-        if not head.strip() and "&" not in text:  # an anchor may be used in another block
-            found: dict[str, Any] = {}
-            for block in blocks:
-                found |= _block(block)
-            return found
-    except (yaml.YAMLError, TypeError):
-        pass  # not as we write it: a string over several lines, say
-    try:
-        whole = yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"is not readable as YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(whole, dict):
-        raise ValueError("does not hold a run's configuration")
-    return whole
+    thousand in a second instead of half a minute. Raises OSError, DamagedFile."""
+    text = read_text(path)
+    head, *blocks = KEY.split(text)
+    if not head.strip() and "&" not in text:  # an anchor may be used in another block
+        try:
+            return {key: value for block in blocks for key, value in _block(block).items()}
+        except ValueError:
+            pass  # not as we write it: a string over several lines, say
+    return read_yaml(path)
 
 
 @lru_cache(maxsize=4096)
 def _block(text: str) -> dict[str, Any]:
-    found = yaml.load(text, Loader)
+    found = parse_yaml(text)
     if not isinstance(found, dict):
-        raise TypeError
+        raise ValueError(text)
     return found
 
 
@@ -209,19 +198,16 @@ def field_of(option: str, name: str, fields: Sequence[dict[str, Any]]) -> str:
 def _listed(run: Run, now: float) -> Listed:
     listed = Listed(run, now)
     try:
-        listed.config = configuration((run.folder / "config.yaml").read_text(encoding="utf-8"))
+        listed.config = configuration(run.folder / "config.yaml")
     except FileNotFoundError:
         listed.problem = f"{run.folder / 'config.yaml'} is not there"
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        listed.problem = f"{run.folder / 'config.yaml'}: {why}"
+    except (OSError, DamagedFile) as error:
+        listed.problem = in_words(error)
     try:
         listed.status = run.status
         state = run.state
-    except OSError as error:
-        listed.problem = f"{error.filename}: {error.strerror}"
-    except ValueError as error:
-        listed.problem = str(error)
+    except (OSError, DamagedFile) as error:
+        listed.problem = in_words(error)
     else:
         listed.state = UNREADABLE if listed.problem else state
     return listed

@@ -7,6 +7,7 @@ configurations at once.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -24,24 +25,24 @@ from unclip.runs.sweep import Sweep
 
 OF_HYDRA = ("hydra.", "hydra/")
 KNOWN_SWEEPERS = ("local", "basic")  # they make each combination, once
+MOST = 10_000  # runs of a sweep
 
 
-def multirun(verb: str, flags: list[str], overrides: list[str]) -> int:
+def multirun(verb: str, overrides: list[str]) -> int:
     """`unclip VERB -m`: check every value, then hand the combinations to Hydra's launcher. Raises Problems."""
     hydras = [o for o in overrides if o.startswith(OF_HYDRA)]
     if verb == "train":
         check_sweep("train", overrides)
         mine = [o for o in overrides if not o.startswith(OF_HYDRA)]
         own = all(o.partition("=")[2] in KNOWN_SWEEPERS for o in hydras if o.startswith("hydra/sweeper="))
-        return by_hydra(Sweep(verb, overrides, combinations(mine) if own else None), [*flags, *overrides])
-    if unknown := [f for f in flags if f not in ("-m", "--multirun")]:
-        raise Problems([Problem(unknown[0], None, "is no option of `unclip run -m`: unclip run --help")])
+        return by_hydra(Sweep(verb, overrides, combinations(mine) if own else None), ["-m", *overrides])
     cells = checked([o for o in overrides if o not in hydras])
     return by_hydra(Sweep(verb, overrides, cells), numbered(len(cells), hydras))
 
 
 def numbered(cells: int, hydras: list[str]) -> list[str]:
-    """What Hydra is given for whole runs: their numbers."""
+    """What Hydra is given for whole runs: their numbers. Raises Problems where its own overrides are wrong."""
+    check_sweep("train", ["stage=classifier", *hydras])  # any request will do
     return ["--multirun", f"cell=range(0,{cells})", *hydras]
 
 
@@ -84,12 +85,20 @@ def checked(overrides: list[str]) -> list[list[str]]:
             kept.enter_context(many(verb))
         if found := one_at_a_time(axes, _problems):
             raise Problems(found)
-    return [list(cell) for cell in itertools.product(*axes)]
+    return _product(axes)
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
     """The cartesian product of what the overrides list. Raises Problems for what has no list of values."""
-    return [list(cell) for cell in itertools.product(*_axes(overrides))]
+    return _product(_axes(overrides))
+
+
+def _product(axes: list[list[str]]) -> list[list[str]]:
+    if (count := math.prod(map(len, axes))) > MOST:
+        raise Problems(
+            [Problem("", None, f"the sweep would be of {count:,} runs; possible: {MOST:,} at a time")]
+        )
+    return [list(cell) for cell in itertools.product(*axes)]
 
 
 def _axes(overrides: list[str]) -> list[list[str]]:
@@ -112,7 +121,7 @@ def _values(line: str, parsed: Override) -> list[str]:
         if not given:
             raise ValueError(line)
         return [f"{name}={option}" for option in given]
-    return [f"{name}={option}" for option in parsed.sweep_string_iterator()]
+    return [f"{name}={option}" for option in itertools.islice(parsed.sweep_string_iterator(), MOST + 1)]
 
 
 def _problems(cell: list[str]) -> list[Problem]:

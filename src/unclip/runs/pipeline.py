@@ -27,12 +27,12 @@ def main(arguments: list[str]) -> int:
     """Train what is missing, then deliver; what is finished is reused."""
     flags = [a for a in arguments if a.startswith("-")]
     overrides = [a for a in arguments if not a.startswith("-")]
-    if {"-m", "--multirun"} & set(flags):
+    if unknown := [f for f in flags if f not in ("-m", "--multirun")]:
+        raise Problems([Problem(unknown[0], None, "is no option of it; possible: -m, --config-dir=DIR")])
+    if flags:
         from unclip.runs.multirun import multirun
 
-        return multirun("run", flags, overrides)
-    if flags:
-        raise Problems([Problem(flags[0], None, "is no option of `unclip run`: unclip run --help")])
+        return multirun("run", overrides)
     asked = planned(overrides)
     if asked.dry_run:
         from unclip.runs.cells import described, plan

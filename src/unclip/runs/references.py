@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unclip.config.problems import Problem, Problems
 from unclip.runs.pretrained_clip import Reference, identity
-from unclip.runs.store import RECORD, REQUEST, Run
+from unclip.runs.store import Run, recorded
 from unclip.runs.upstream import STAGES, UPSAMPLERS, differences, only, what_on
 
 NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
@@ -119,10 +118,8 @@ def gaps(configs: Mapping[str, dict[str, Any]]) -> list[Problem]:
 
 
 def _recorded(reference: str, outputs: str) -> dict[str, str]:
-    for name in (RECORD, REQUEST):
-        path = Path(reference) / name
-        if path.is_file():
-            return {s: r["folder"] for s, r in json.loads(path.read_text(encoding="utf-8"))["stages"].items()}
+    if record := recorded(Path(reference)):
+        return {stage: one["folder"] for stage, one in record["stages"].items()}
     run = only(reference, outputs)
     stage = run.config["stage"]["name"]
     if stage != "decoder":

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from unclip.config import schema, targets
+from unclip.reading import DamagedFile, read_json
+from unclip.runs import shapes
 from unclip.runs.evaluate import WHERE
 from unclip.runs.signature import LENGTH, without_defaults
 from unclip.runs.store import RECORD, Run, State
@@ -71,6 +73,6 @@ def digest(record: Mapping[str, Any]) -> str:
 def delivered(folder: Path) -> str | None:
     """The digest of what the folder holds, if it holds anything whole: its record is written last."""
     try:
-        return digest(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return digest(read_json(folder / RECORD, f"{shapes.__name__}.Record"))
+    except (OSError, DamagedFile, KeyError, AttributeError):
         return None

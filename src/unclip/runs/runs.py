@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import shutil
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from unclip.cli import DONE, FAILED
 from unclip.config.problems import Problem, Problems
 from unclip.runs import where
 from unclip.runs.listing import UNREADABLE, Listed, chosen, dotted, in_order, scan
-from unclip.runs.store import Busy, find
+from unclip.runs.store import CLOCKS_DIFFER, Busy, find
 
 ACTIONS = ("compare", "clean")
 KEYS = {
@@ -36,16 +35,6 @@ MB = 1e6
 
 def main(arguments: list[str]) -> int:
     """List, compare or clean."""
-    try:
-        status = _carried_out(arguments)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # `unclip runs | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-
-
-def _carried_out(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     words = [a for a in arguments if "=" not in a and a != "--json"]
     action = words.pop(0) if words and words[0] in ACTIONS else "list"
@@ -236,6 +225,8 @@ def _runs(count: int) -> str:
 
 
 def _ago(seconds: float) -> str:
+    if seconds < -CLOCKS_DIFFER:
+        return "future"
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"

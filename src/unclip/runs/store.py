@@ -7,7 +7,6 @@ weights.safetensors once it is finished.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shlex
@@ -26,10 +25,13 @@ from typing import Any, Literal
 import yaml
 
 from unclip.files import earlier, write_json, write_text
+from unclip.reading import MEND, DamagedFile, read_json, read_yaml
+from unclip.runs import shapes
 from unclip.runs.signature import signature
 
 DAMAGED = "checkpoint.damaged.ckpt"  # one that is not gone on from
 RECORD, REQUEST = "pipeline.json", "request.json"  # of a results folder: what it holds, what is being made
+CLOCKS_DIFFER = 60.0  # seconds: by more than that a clock has jumped, or two machines' disagree
 State = Literal["new", "live", "interrupted", "failed", "finished"]
 VERSIONS_OF = ("unclip-lab", "torch", "lightning", "hydra-core")
 
@@ -83,22 +85,21 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration it was made with."""
-        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        """The resolved configuration it was made with. Raises OSError, DamagedFile."""
+        path = self.folder / "config.yaml"
+        found = read_yaml(path, f"{shapes.__name__}.Config")
+        for group, key in (("stage", "name"), ("paths", "outputs")):
+            if not isinstance(found[group].get(key), str):
+                raise DamagedFile(f"{path} has no {group}.{key}: {MEND}")
+        return found
 
     @property
     def status(self) -> dict[str, Any]:
-        """status.json, {} before there is one. Raises ValueError naming the file if it cannot be read."""
-        path = self.folder / "status.json"
+        """status.json, {} before there is one. Raises DamagedFile, OSError."""
         try:
-            status = json.loads(path.read_text(encoding="utf-8"))
+            return read_json(self.folder / "status.json", f"{shapes.__name__}.Status")
         except FileNotFoundError:
             return {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not readable as JSON ({error}): repair or remove it") from None
-        if not isinstance(status, dict):
-            raise ValueError(f"{path} does not hold a run's status: repair or remove it")
-        return status
 
     @property
     def state(self) -> State:
@@ -169,15 +170,31 @@ def find(reference: str, outputs: Path) -> list[Run]:
     return [Run(p.parent) for pattern in patterns for p in sorted(outputs.glob(pattern))]
 
 
+def recorded(folder: Path) -> dict[str, Any] | None:
+    """What a results folder holds or is to hold, by its record; None where it is none. Raises OSError, DamagedFile."""
+    path = next((path for name in (RECORD, REQUEST) if (path := folder / name).is_file()), None)
+    if path is None:
+        return None
+    record: dict[str, Any] = read_json(path, f"{shapes.__name__}.Record")
+    for stage, one in record["stages"].items():
+        if lacking := {"folder", "signature"} - one.keys():
+            raise DamagedFile(f"{path} has no {min(lacking)} of stage {stage}: {MEND}")
+    return record
+
+
 def now() -> str:
+    """The time, as status.json has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def age(stamp: str | None) -> str:
     """How long ago an ISO time was, in words."""
-    if not stamp:
+    try:
+        seconds = time.time() - datetime.fromisoformat(stamp or "").timestamp()
+    except ValueError:
         return "some time ago"
-    seconds = time.time() - datetime.fromisoformat(stamp).timestamp()
+    if seconds < -CLOCKS_DIFFER:
+        return "in the future, by this clock"
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             count = int(seconds // length)

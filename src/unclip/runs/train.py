@@ -8,26 +8,26 @@ import time
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from unclip.config.compose import compose
+from unclip.config.problems import Problem, Problems
 from unclip.runs import measure, process
 from unclip.runs.cells import described, plan
 from unclip.runs.multirun import hydra_main, multirun
 from unclip.runs.store import Run, age, typed
 from unclip.runs.upstream import request, resolve
 
-HYDRAS_OWN = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+SHOW = ("--cfg", "job", "hydra", "all")  # an option of Hydra's, and its values
 
 
 def main(arguments: list[str]) -> int:
     """Check the request, train what it needs first, then become the training process."""
-    flags = [a for a in arguments if a.startswith("-")]
-    overrides = [a for a in arguments if not a.startswith("-")]
-    if any(flag.split("=")[0] in HYDRAS_OWN for flag in flags):
-        return hydra_main("train", arguments, lambda config: None)
-    if {"-m", "--multirun"} & set(flags):
-        return multirun("train", flags, overrides)
-    if flags:
-        print(f"unclip train: {flags[0]} is no option of it: unclip train --help", file=sys.stderr)
-        return WRONG_REQUEST
+    flags, overrides = _separated(arguments)
+    if SHOW[0] in flags:
+        if "-m" not in flags:
+            compose("train", overrides)
+        return hydra_main("train", [*flags, *overrides], lambda config: None)
+    if "-m" in flags:
+        return multirun("train", overrides)
     composed = request(overrides)
     config, upstreams = resolve(composed)
     run = Run.of(config, composed.experiment)
@@ -45,6 +45,32 @@ def main(arguments: list[str]) -> int:
             if status := process.run_child("unclip", "train", *upstream_overrides):
                 return status if status == INTERRUPTED else FAILED
     return start(run, {**config, "experiment": composed.experiment}, typed("train", overrides))
+
+
+def _separated(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Options, as Hydra knows them, and overrides. Raises Problems."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif word in ("-m", "--multirun"):
+            flags.append("-m")
+        elif word == "--resolve":
+            flags.append(word)
+        elif name in (SHOW[0], "-c"):
+            value = value if equals else next(rest, "")
+            if value not in SHOW[1:]:
+                raise Problems(
+                    [Problem(SHOW[0], value or None, f"prints what? possible: {', '.join(SHOW[1:])}")]
+                )
+            flags += [SHOW[0], value]
+        else:
+            why = "is no option of it; possible: -m, --cfg job, --resolve, --config-dir=DIR"
+            raise Problems([Problem(word, None, why)])
+    return flags, overrides
 
 
 def start(run: Run, config: dict[str, Any], command: str) -> int:
