@@ -245,6 +245,37 @@ class BenchTraining:
 
 
 @dataclass
+class BenchPlan:
+    """conf/bench_plan.yaml: what training on many GPUs and pairs would take. stages: by name {train: overrides, batch,
+    steps}."""
+
+    stages: Any
+    pairs: Annotated[float, "pairs >= 1"]
+    gpus: Annotated[int, "gpus >= 1"]
+    gpus_per_node: Annotated[int, "gpus_per_node >= 1"]
+    strategy: Literal["auto", "ddp", "fsdp"]
+    peak: Annotated[float, "peak > 0"]
+    mfu: Annotated[float, "0 < mfu <= 1"]
+    memory: Annotated[float, "memory > 0"]
+    filled: Annotated[float, "0 < filled <= 1"]
+    link: Annotated[float, "link > 0"]
+    network: Annotated[float, "network > 0"]
+    overlap: Annotated[float, "0 <= overlap <= 1"]
+    decode: Annotated[float, "decode > 0"]
+    loaders: Annotated[float, "loaders > 0"]
+    jpeg: Annotated[float, "jpeg > 0"]
+    caption: Annotated[int, "caption >= 0"]
+    storage: Annotated[float, "storage > 0"]
+    writer: Annotated[float, "writer > 0"]
+    host: Annotated[float, "host > 0"]
+    vocabulary: Annotated[int, "vocabulary >= 2"]
+    context: Annotated[int, "context >= 1"]
+    epochs: Annotated[float | None, "epochs > 0"] = None
+    calibrate: list[str] = field(default_factory=list)
+    out: str = "outputs/bench/plan"
+
+
+@dataclass
 class Search:
     """conf/search.yaml: a search for the best values. `overrides` are those of every trial."""
 
@@ -289,4 +320,5 @@ SCHEMAS: dict[str, type] = {  # of conf/NAME.yaml
     "bench_sampling": BenchSampling,
     "bench_sweep": BenchSweep,
     "bench_startup": BenchStartup,
+    "bench_plan": BenchPlan,
 }

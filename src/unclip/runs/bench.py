@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from unclip.bench import tables
+from unclip.bench import plan_tables, tables
 from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
 from unclip.config import schema, targets
 from unclip.config.compose import SCHEMAS, compose
@@ -22,7 +22,7 @@ from unclip.files import write_json, write_text
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
 
-BENCHES = ("training", "prior", "sampling", "data", "evaluation", "sweep", "startup")
+BENCHES = ("training", "prior", "sampling", "data", "evaluation", "sweep", "startup", "plan")
 
 
 def main(arguments: list[str]) -> int:
@@ -43,8 +43,9 @@ def main(arguments: list[str]) -> int:
     result = {"bench": name, "command": typed("bench", arguments), "request": request, **found}
     folder = Path(request["out"])
     write_json(folder / "bench.json", result)
-    write_text(folder / "bench.md", tables.markdown(result))
-    print(f"{tables.plain(result)}\n\n{folder / 'bench.json'}")
+    shown: Any = plan_tables if name == "plan" else tables
+    write_text(folder / "bench.md", shown.markdown(result))
+    print(f"{shown.plain(result)}\n\n{folder / 'bench.json'}")
     return DONE
 
 
