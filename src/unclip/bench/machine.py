@@ -19,7 +19,9 @@ VERSIONS = ("torch", "lightning", "numpy")
 
 
 def described(device: torch.device, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Device, threads, and versions of what computes; `packages` of which are named where they are installed."""
+    """Device, threads, and versions of what computes; `packages` of which are named where they are installed. load: how
+    many processes ran in the last minute; those of the benchmark are among them.
+    """
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     memory = {"gpu_bytes": gpu.total_memory} if gpu else {}
     return {
@@ -28,6 +30,7 @@ def described(device: torch.device, packages: Sequence[str] = ()) -> dict[str, A
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         **memory,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": {name: found for name in (*VERSIONS, *packages) if (found := version(name))},
     }

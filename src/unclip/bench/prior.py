@@ -36,7 +36,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     ]
     tables = [_table(title, ours, made, request)]
     if name := request["published"]:
-        title = f"On the embeddings of {name}, of open_clip, with random weights"
+        few = [o for o in request["training"] if not o.startswith("data.batch_size=")]
+        few.append(f"data.batch_size={request['published_batch']}")
+        title = (
+            f"On those of {name}, of open_clip, with random weights, batches of {request['published_batch']}"
+        )
         if find_spec("open_clip") is None:
             why = "not installed: pip install 'unclip-lab[open_clip]'"
             tables.append({"title": title, "unit": "samples/s", "rows": [{"name": name, "absent": why}]})
@@ -44,8 +48,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
             from unclip.nets.open_clip import OpenClip
 
             clip = OpenClip(name)
-            one = Training(request["training"], clip)
-            tables.append(_table(title, one, [partial(inside, request["training"], clip)], request))
+            tables.append(_table(title, Training(few, clip), [partial(inside, few, clip)], request))
     return {"machine": described(ours.device, PACKAGES), "tables": tables}
 
 
