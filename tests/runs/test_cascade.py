@@ -60,6 +60,9 @@ def test_two_upsamplers_after_a_decoder(unclip, tmp_path: Path, monkeypatch: pyt
     assert Image.open(tmp_path / "r" / "denoising.png").width > 300
     measured = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert [u["corruption"] for u in measured["sampling"]["upsamplers"]] == ["GaussianBlur", "Degradation"]
+    alone = measured["upsampling"]  # both, of real images as small as the decoder's pictures
+    assert (alone["from"], alone["to"], len(alone["upsamplers"])) == (8, 32, 2)
+    assert alone["floor"] < alone["bicubic"]
 
     for request, size in ((["upsampler2=none"], 16), (["upsampler=none"], 8)):
         one = unclip("sample", "run=r", 'prompts=["a solid disc"]', "out=one", *request)
