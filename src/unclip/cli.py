@@ -196,6 +196,8 @@ what would be done.
   evaluation   the Frechet distance (full=true: of 2 x 50,000 samples of 2048 features); beside it torchmetrics'
   sweep        planning a sweep, and what each of its cells costs beside its training
   startup      help, a wrong request, the first training step, from the shell
+  plan         on paper: time, memory, network and storage of all stages on so many GPUs and pairs, from nets counted
+               without data and assumptions that are keys (scale=paper|ours); calibrate=[FILE] takes what was measured
 
 Everything in turns in one run: medians with least and most over rounds, ratios of the same round, FLOP, memory, and
 the share of what the machine reaches in a large matrix product between the rounds. Overrides of `unclip train` go to
@@ -206,7 +208,8 @@ into out=DIR (outputs/bench/NAME).
   unclip bench training data.batch_size=64 peers=[diffusers] rounds=9
   unclip bench training experiment=flowers/unet data=synthetic data.channels=3
   unclip bench sampling quality=true run=outputs/demo
-  unclip bench evaluation full=true""",
+  unclip bench evaluation full=true
+  unclip bench plan gpus=64 pairs=400e6""",
     ),
     "report": Verb(
         "unclip.runs.report",
