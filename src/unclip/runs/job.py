@@ -111,6 +111,7 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     import torch
 
     from unclip import build
+    from unclip.lit.sharding import FullyShard
     from unclip.runs import export
 
     quieten()
@@ -118,9 +119,11 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     source = build.data(config)
     module = build.stage(config, source)
     trainer = trainer_of(config, run, module, source)
-    if config["compile"] is True or (
-        config["compile"] == "auto" and trainer.strategy.root_device.type == "cuda"
-    ):
+    compiles = config["compile"]
+    if compiles == "auto":  # a sharded net only where it is asked for: each block's gathering breaks the graph
+        gathers = isinstance(trainer.strategy, FullyShard)
+        compiles = trainer.strategy.root_device.type == "cuda" and not gathers
+    if compiles:
         module.net.compile()
     resumes = _goes_on_from(run, first)
     if first:
