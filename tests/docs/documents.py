@@ -27,11 +27,6 @@ from unclip.runs.whole import planned
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 ELSEWHERE = ("wandb sync 'outputs/", "wandb sweep docs/wandb_sweep.yaml", "wandb agent ", "git ", "cd ")
-AWAITED = {
-    "results.md",
-    "performance.md",
-    "scaling.md",
-}  # may stand in the navigation before they are written
 FLAGS = {"-m", "--cfg", "--list", "--json"}
 
 

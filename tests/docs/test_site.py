@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.docs.documents import AWAITED, ROOT
+from tests.docs.documents import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_every_picture_and_page_of_the_site_is_there(site: Path) -> None:
             continue
         html = page.read_text(encoding="utf-8")
         for link in re.findall(r'(?:src|href)="([^"#?:]+)["#?]', html):
-            assert (page.parent / link).exists() or Path(link).with_suffix(".md").name in AWAITED, (
+            assert (page.parent / link).exists(), (
                 page.name,
                 link,
             )
