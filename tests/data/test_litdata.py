@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from PIL import Image
 
+from unclip.callbacks.checkpoint import Checkpoint, Stopped
 from unclip.data.litdata import LitData
 from unclip.data.places import DataUnavailable
+from unclip.lit.classifier import ClassifierModule
+from unclip.lit.optim import adamw
+from unclip.nets.classifier import Classifier
 
 pytest.importorskip("litdata")
 N = 100
@@ -75,6 +82,44 @@ def test_epochs_differ_and_an_interrupted_one_goes_on_where_it_was(stored: Path,
     assert begun + reds(list(resumed)) == whole
     resumed.set_epoch(1)
     assert reds(list(resumed)) != whole
+
+
+class Seen(ClassifierModule):
+    """Writes down which pictures each piece of a step has, and is asked to stop in the middle of a batch."""
+
+    def __init__(self, asked: Checkpoint, at: int | None = None):
+        torch.manual_seed(0)
+        super().__init__(Classifier(3, 2, (8,)), partial(adamw, lr=1e-3))
+        self.asked, self.at, self.pictures = asked, at, []
+
+    def training_step(self, batch, batch_idx):
+        self.pictures.append((self.current_epoch, batch_idx, reds([batch])))
+        self.asked.asked_to_stop = len(self.pictures) == self.at
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_training_stopped_in_the_middle_of_an_epoch_goes_on_at_the_next_sample(
+    stored: Path, tmp_path: Path
+):
+    def fit(
+        steps: int, at: int | None = None, before: Path | None = None
+    ) -> list[tuple[int, int, list[int]]]:
+        checkpoint = Checkpoint(1000, str(tmp_path / "checkpoint.ckpt"))
+        module = Seen(checkpoint, at)
+        trainer = lightning.Trainer(
+            max_steps=steps, accelerator="cpu", callbacks=[checkpoint], logger=False, limit_val_batches=0,
+            accumulate_grad_batches=2, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        data = of(stored, tmp_path, label="kind", batch_size=12)
+        with pytest.raises(Stopped) if at else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
+        return module.pictures
+
+    whole = fit(10)
+    begun = fit(10, at=16)  # the last piece of the eighth batch, in the second epoch
+    rest = fit(10, before=tmp_path / "checkpoint.ckpt")
+    assert begun[-1][0] == rest[0][0] == 1
+    assert begun + rest == whole
 
 
 def test_training_images_are_not_held_in_memory(stored: Path, tmp_path: Path):
