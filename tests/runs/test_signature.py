@@ -33,6 +33,7 @@ def config(*overrides: str) -> dict[str, Any]:
         "callbacks.progress.refresh_seconds=5",
         "extractor=random",
         "retry=true",
+        "on_nan=skip",
         "paths.data=/elsewhere",
     ],
 )

@@ -16,7 +16,7 @@ from tests.conftest import SMALL
 from wandb.proto.wandb_internal_pb2 import Record, RunRecord
 
 from unclip.config.compose import compose
-from unclip.runs import job, process
+from unclip.runs import loggers, process
 from unclip.runs.store import Run
 from unclip.runs.upstream import request, resolve
 
@@ -43,7 +43,7 @@ def run_records(folder: Path) -> Iterator[RunRecord]:
 
 
 def logged(run: Run, config: dict[str, Any]) -> None:
-    logger = job._logger(config["logger"]["wandb"], config, run)
+    logger = loggers.logger_of(config["logger"]["wandb"], config, run)
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.experiment.finish()
 

@@ -22,8 +22,8 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from unclip.diffusion.bounds import bounded
 from unclip.files import earlier, put
+from unclip.runs.process import ASKED_BY
 
-ASKED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 AGREE_SECONDS = 1.0  # about how often several ranks tell one another that one was asked to stop
 HOLDS = {"state_dict", "optimizer_states", "loops", "callbacks"}  # what a training is gone on with from
 

@@ -225,7 +225,7 @@ def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[
         yield Problem("trainer.max_steps", -1, "no end is set: give trainer.max_steps or trainer.max_epochs")
 
 
-def _pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     """What is no mean over samples is not the same of a batch in pieces."""
     pieces, stage = config["trainer"]["accumulate_grad_batches"], config["stage"]
     if pieces == 1:
@@ -362,7 +362,7 @@ RULES = (
     _not_of_this_stage,
     _divisions,
     _batches,
-    _pieces,
+    pieces,
     _strategy,
     _steps,
     _betas,

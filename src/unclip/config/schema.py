@@ -40,6 +40,7 @@ class Train:
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
     compile: bool | Literal["auto"] = "auto"
+    on_nan: Literal["stop", "skip"] = "stop"
     retry: bool = False
     dry_run: bool = False
     sweep: Annotated[str | None, "sweep.replace('-', '').replace('_', '').isalnum()"] = None

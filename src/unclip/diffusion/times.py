@@ -179,6 +179,7 @@ class Importance(Times):
     def learn(self, t: Tensor, losses: Tensor) -> None:
         t, losses = t.detach().long().cpu(), losses.detach().double().cpu()
         order = t.argsort(stable=True)
+        order = order[losses[order].isfinite()]  # a loss that is no number teaches nothing
         t, losses = t[order], losses[order]
         first, after = torch.searchsorted(t, t), torch.searchsorted(t, t, right=True)
         place = torch.arange(len(t)) - first  # which of its entry's losses in this batch

@@ -20,6 +20,7 @@ from unclip.diffusion import Denoiser, Objective, Schedule, diffusion_loss
 from unclip.diffusion.learned import Learned, VarianceGradient
 from unclip.diffusion.times import Draw, Times, Uniform
 from unclip.diffusion.weighting import Weighting
+from unclip.lit.finite import Finite
 from unclip.lit.optim import align
 from unclip.lit.sharding import whole
 from unclip.randomness import BatchNoise, KeyedNoise, key
@@ -44,6 +45,7 @@ class Stage(lightning.LightningModule):
         self.net, self.optim, self.seed = net, optim, seed
         self.embeddings: Embeddings | None = None  # of the data, for stages on top of a CLIP
         self._so_far: dict[str, list[Tensor]] = {}  # of a batch in pieces
+        self.finite = Finite()
 
     @property
     def pieces(self) -> int:
@@ -65,10 +67,14 @@ class Stage(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(key(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.finite.saw(loss)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        norm = whole(get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None]))
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-            self.log("train/grad_norm", whole(get_total_norm(gradients)))
+            self.log("train/grad_norm", norm)
+        self.finite.check(self, optimizer, norm)
 
     def configure_gradient_clipping(
         self,
@@ -110,11 +116,14 @@ class Stage(lightning.LightningModule):
             self.log("train/loss", found.mean(), sync_dist=self.trainer.world_size > 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.finite.demand(self)
         counted_in(checkpoint, self.pieces, 1)
+        checkpoint["skipped"] = self.finite.skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run may be gone on with in other pieces."""
         counted_in(checkpoint, 1, self.pieces)
+        self.finite.skipped = checkpoint.get("skipped", 0)
 
     def all_ranks(self, x: Tensor) -> Tensor:
         """All ranks' rows, in the order of ranks; gradients flow back to each."""

@@ -6,16 +6,17 @@ Hydra is out of it by then: under Hydra, Lightning's DDP would compose the comma
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-import traceback
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.runs.process import ATTEMPT, WAIT, WAIT_SECONDS, stop_at_once_when_asked
+from unclip.cli import DONE, FAILED, WRONG_REQUEST
+from unclip.runs import endings, loggers
+from unclip.runs.process import ATTEMPT, WAIT, WAIT_SECONDS, end_with_parent, stop_at_once_when_asked
 from unclip.runs.store import DAMAGED, Busy, Run, now, provenance
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")  # by 
 
 def main(folder: str) -> int:
     """Train the run of this folder to its end, from its checkpoint if there is one."""
-    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
+    os.environ.update({**loggers.SILENT, **os.environ})
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
-    ranks = (os.environ.get(name, "0") for name in RANKS)
-    first = all(int(rank) == 0 for rank in ranks)  # other ranks leave lock and status alone
-    if not first and run.state == "finished":
-        return DONE  # the first finds so too, and calls nobody
+    rank = max(int(os.environ.get(name, "0")) for name in RANKS)
+    first = rank == 0  # others leave the lock alone, and the status too, except to say what went wrong
+    if not first:
+        end_with_parent(signal.SIGKILL)  # which may wait for it in vain, as it would for its parent
+        if run.state == "finished":
+            return DONE  # the first finds so too, and calls nobody
     waited = False
     while True:
         try:
@@ -46,7 +49,7 @@ def main(folder: str) -> int:
                     return DONE
                 if written == "failed" and waited:
                     return FAILED
-                return _attempt(run, first)
+                return _attempt(run, rank)
         except Busy as busy:
             if not os.environ.get(WAIT):
                 print(f"unclip train: {busy}", file=sys.stderr)
@@ -55,56 +58,34 @@ def main(folder: str) -> int:
         time.sleep(WAIT_SECONDS)
 
 
-def _attempt(run: Run, first: bool) -> int:
+def _attempt(run: Run, rank: int) -> int:
     before, started = run.status.get("seconds", 0.0), time.monotonic()
 
     def seconds() -> float:
         return round(before + time.monotonic() - started, 1)
 
-    if first:
-        run.drop_unfinished()
-        attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
-        run.mark("running", started=now(), error=None, **attempt, **provenance())
     try:
         from unclip.callbacks.checkpoint import Stopped
-        from unclip.data.places import DataUnavailable
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
         why = "torch and torchvision are builds that do not match: install both from one place, as `make setup` does"
-        return _failed(run, first, why)
+        return endings.failed(run, rank, why)
     try:
-        result = _train(run, first)
+        if rank == 0:
+            run.drop_unfinished()
+            attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
+            run.mark("running", started=now(), error=None, **attempt, **provenance())
+        result = _train(run, rank == 0)
+        if rank == 0:
+            run.mark("finished", finished=now(), seconds=seconds(), **result)
+            run.drop_checkpoints()
+            print(f"run: {run.folder}", flush=True)
     except Stopped:
-        if first:
-            run.mark("interrupted", seconds=seconds())
-            print(f"interrupted, saved; the same command goes on from here\nrun: {run.folder}", flush=True)
-        return INTERRUPTED
-    except DataUnavailable as error:
-        return _failed(run, first, str(error))
+        return endings.stopped(run, rank, seconds())
     except Exception as error:
-        if first:
-            (run.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return _failed(run, first, f"{_in_one_line(error)} (traceback in {run.folder / 'error.txt'})")
-    if first:
-        run.mark("finished", finished=now(), seconds=seconds(), **result)
-        run.drop_checkpoints()
-        print(f"run: {run.folder}", flush=True)
+        return endings.broken_off(run, rank, error, seconds())
     return DONE
-
-
-def _in_one_line(error: BaseException) -> str:
-    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-        error = error.__cause__  # Hydra's wrapper says less than what it wraps
-    lines = str(error).strip().splitlines() or ["no message"]
-    return lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
-
-
-def _failed(run: Run, first: bool, why: str) -> int:
-    if first:
-        run.mark("failed", error=why)
-        print(f"unclip train: {why}\nrun: {run.folder}", file=sys.stderr)
-    return FAILED
 
 
 def _train(run: Run, first: bool) -> dict[str, Any]:
@@ -112,21 +93,25 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
 
     from unclip import build
     from unclip.lit.sharding import FullyShard
-    from unclip.runs import export
+    from unclip.runs import export, memory
 
     quieten()
     config = run.config
     source = build.data(config)
     module = build.stage(config, source)
+    module.finite.on_nan = config.get("on_nan", "stop")
     trainer = trainer_of(config, run, module, source)
     compiles = config["compile"]
-    if compiles == "auto":  # a sharded net only where it is asked for: each block's gathering breaks the graph
+    if (
+        compiles == "auto"
+    ):  # a sharded net only where it is asked for: each block's gathering breaks the graph
         gathers = isinstance(trainer.strategy, FullyShard)
         compiles = trainer.strategy.root_device.type == "cuda" and not gathers
     if compiles:
         module.net.compile()
     resumes = _goes_on_from(run, first)
     if first:
+        _same_data(run, source, resumes)
         print(_summary(config, module, run, resumes), flush=True)
     torch.set_float32_matmul_precision("high")
     try:
@@ -134,13 +119,44 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
         metrics = _metrics(trainer)
         trainer.validate(module, datamodule=source, verbose=False)
         metrics |= _metrics(trainer)
+    except Exception as error:
+        if memory.ran_out(error):
+            raise memory.out_of_memory(error, trainer, module, source, config) from None
+        if why := _lost_rank(trainer, error):
+            raise endings.Interrupted(why) from error
+        raise
     finally:
-        _finish_loggers(trainer)
+        loggers.finish(trainer)
     export.weights(trainer, module, config, run.weights)
     parameters = sum(p.numel() for p in module.net.parameters())
     where = trainer.strategy.root_device
     device = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-    return {"step": trainer.global_step, "parameters": parameters, "device": device, "metrics": metrics}
+    skipped = {"skipped": module.finite.skipped} if module.finite.skipped else {}
+    return {
+        "step": trainer.global_step,
+        "parameters": parameters,
+        "device": device,
+        "metrics": metrics,
+        **skipped,
+    }
+
+
+def _lost_rank(trainer: Trainer, error: Exception) -> str | None:
+    """What has become of another rank, where it is its end that this one has noticed."""
+    from torch.distributed import DistError
+
+    if not isinstance(error, DistError) and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return None
+    others = getattr(trainer.strategy.launcher, "procs", [])
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end and all(other.poll() is None for other in others):
+        time.sleep(0.05)
+    for rank, other in enumerate(others, 1):
+        if (other.returncode or 0) < 0:
+            return f"rank {rank} was killed by signal {-other.returncode}"
+    if any(other.returncode for other in others):
+        return None  # it has said itself why it failed
+    return "the connection to another rank is lost"
 
 
 def _goes_on_from(run: Run, first: bool) -> Path | None:
@@ -156,6 +172,19 @@ def _goes_on_from(run: Run, first: bool) -> Path | None:
     return None
 
 
+def _same_data(run: Run, source: Any, resumes: Path | None) -> None:
+    """Note what the run is trained on. Raises Failure where it goes on from a checkpoint and that is something else."""
+    from unclip.config.problems import Failure
+    from unclip.data.fingerprint import fingerprint
+
+    found = fingerprint(*(source.split(name).fingerprint for name in ("train", "validation")))
+    before = run.status.get("data", found)
+    if resumes and before != found:
+        why = "are not what they were when this run began: restore them, or begin again without"
+        raise Failure(f"the data of {run.config['data']['_target_']} {why} {resumes.parent}")
+    run.mark("running", data=found)
+
+
 def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> Trainer:
     """Lightning's Trainer with the callbacks and loggers of the configuration."""
     from lightning.pytorch.callbacks import LearningRateMonitor
@@ -168,7 +197,7 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     if isinstance(every, int):
         every *= settings["accumulate_grad_batches"]  # Lightning counts pieces
     settings |= {"val_check_interval": every, "check_val_every_n_epoch": None} if every else {}
-    loggers = [_logger(node, config, run) for node in (config.get("logger") or {}).values() if node]
+    logging = [loggers.logger_of(node, config, run) for node in (config.get("logger") or {}).values() if node]
     supplied = {
         "checkpoint": {"path": str(run.checkpoint)},
         "samples": {"folder": str(run.folder / "samples"), "source": source},
@@ -185,11 +214,11 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     }
     if "progress" in callbacks:
         callbacks["progress"].heartbeat = lambda **fields: run.mark("running", **fields)
-    if not loggers:
+    if not logging:
         callbacks = {k: c for k, c in callbacks.items() if not isinstance(c, LearningRateMonitor)}
     return build.make(
         settings,
-        logger=loggers,
+        logger=logging,
         callbacks=list(callbacks.values()),
         default_root_dir=str(run.folder),
         use_distributed_sampler=False,
@@ -200,39 +229,8 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     )
 
 
-def _logger(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
-    from unclip import build
-
-    if node["_target_"].endswith("WandbLogger"):
-        import wandb
-
-        stage = config["stage"]["name"]
-        group = config.get("sweep") or f"{config['experiment']}/{stage}"
-        wandb.setup(wandb.Settings(mode="offline") if node.get("offline") else None)  # quiet from here on
-        return build.make(
-            node,
-            save_dir=str(run.folder),
-            id=run.signature,
-            name=f"{stage}-{run.signature}",
-            group=group,
-            job_type=stage,
-            config=config,
-        )
-    return build.make(node, save_dir=str(run.folder), name="", version="")
-
-
 def _metrics(trainer: Trainer) -> dict[str, float]:
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-
-
-def _finish_loggers(trainer: Trainer) -> None:
-    import wandb
-    from lightning.pytorch.loggers import WandbLogger
-
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.experiment.finish()
-    wandb.teardown()
 
 
 def _summary(config: dict[str, Any], module: Stage, run: Run, resumes: Path | None) -> str:

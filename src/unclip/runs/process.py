@@ -41,10 +41,10 @@ RANKS = (
 ATTEMPT = (
     "UNCLIP_ATTEMPT"  # names a cluster's attempt at a run: status.json tells the other ranks that it trains
 )
+ASKED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Ctrl-C and a cluster's signals
 WAS_STOPPED = (
     INTERRUPTED,
-    -signal.SIGINT,
-    -signal.SIGTERM,
+    *(-number for number in ASKED_BY),
 )  # exit statuses of a child that was asked to stop
 
 
@@ -72,8 +72,7 @@ def start_child(
     inherited = {k: v for k, v in _alone().items() if not k.startswith(STEERED)}
     environment = inherited | {WAIT: "1", **(more or {})}
     command = [sys.executable, "-m", *arguments]
-    ends_with_parent = _stop_when_parent_dies if sys.platform == "linux" else None
-    return subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent, **options)
+    return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent, **options)
 
 
 def become(*arguments: str) -> None:
@@ -91,10 +90,12 @@ def _alone() -> dict[str, str]:
 
 
 def stop_at_once_when_asked() -> None:
-    """On Ctrl-C or SIGTERM leave at once and silently: for work whose files are whole at every moment."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """When asked to stop leave at once and silently: for work whose files are whole at every moment."""
+    for number in ASKED_BY:
         signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 
-def _stop_when_parent_dies() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """From here on this process gets the signal when its parent is gone; not where there is no Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)

@@ -1,0 +1,88 @@
+"""How a training ends that does not come to its end: what is said, in one line, and the state in which the run is left.
+
+Imports no torch before something has gone wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from contextlib import suppress
+
+from unclip.cli import DONE, FAILED, INTERRUPTED
+from unclip.config.problems import cause, foreseen, in_words
+from unclip.runs.store import Run
+
+GOES_ON = "the same command goes on from the last checkpoint"
+OUTSIDE = {  # what the machine refuses for now; the run itself is sound, and goes on when that is mended
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "make room",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EIO: "see to the disk",
+    errno.ESTALE: "see to the disk",
+}
+
+
+class Interrupted(Exception):
+    """Something outside the run has ended its training; the message says what."""
+
+
+def stopped(run: Run, rank: int, seconds: float) -> int:
+    """It was asked to stop, and all ranks have; the exit status."""
+    if rank:
+        return DONE  # the first speaks for all; for another status Lightning would kill it
+    _mark(run, "interrupted", seconds=seconds)
+    print(f"interrupted, saved; the same command goes on from here\nrun: {run.folder}", flush=True)
+    return INTERRUPTED
+
+
+def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
+    """Something went wrong: say what, and leave the state that says what may be done; the exit status."""
+    from unclip.data.places import DataUnavailable
+    from unclip.lit.finite import NonFinite
+
+    error = cause(raised)
+    if rank and isinstance(error, NonFinite):
+        return DONE  # as before: all ranks have raised it
+    if isinstance(error, Interrupted):
+        if not rank:
+            _mark(run, "interrupted", seconds=seconds)
+            _say(run, f"{error}; {GOES_ON}")
+        return INTERRUPTED
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
+        _mark(run, "interrupted", seconds=seconds)
+        what = f"{error.filename or run.folder}: {error.strerror}"
+        _say(run, f"{what}: {OUTSIDE[error.errno]}; {GOES_ON}")
+        return FAILED
+    why = str(error) if isinstance(error, DataUnavailable) else in_words(error)
+    if not isinstance(error, DataUnavailable) and not foreseen(error):
+        with suppress(OSError):
+            (run.folder / "error.txt").write_text(
+                "".join(traceback.format_exception(error)), encoding="utf-8"
+            )
+            why += f" (traceback in {run.folder / 'error.txt'})"
+    return failed(run, rank, why)
+
+
+def failed(run: Run, rank: int, why: str) -> int:
+    """Nothing but another request, or a mended cause and retry=true, will help. What another rank said first holds."""
+    why = f"rank {rank}: {why}" if rank else why
+    known = run.status.get("state") == "failed"
+    if not known:
+        _mark(run, "failed", error=why)
+    if rank or not known:
+        _say(run, why)
+    return FAILED
+
+
+def _mark(run: Run, state: str, **fields: object) -> None:
+    with suppress(OSError):  # a full disk, say: without a state and a lock a run is taken for interrupted
+        run.mark(state, **fields)
+
+
+def _say(run: Run, why: str) -> None:
+    print(f"unclip train: {why}\nrun: {run.folder}", file=sys.stderr, flush=True)
