@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from unclip.config import targets
+from unclip.config import targets, trust
 from unclip.config.compose import compose
 from unclip.config.problems import Problem, Problems
 from unclip.data.cache import DamagedFile, load_tensors, locked
@@ -36,11 +36,13 @@ Config = dict[str, Any]
 def make(node: Config, **objects: Any) -> Any:
     """What a node with a `_target_` describes. `objects` go to the target as they are: `instantiate` would take those
     that are dataclasses for configuration."""
+    trust.check(node)
     return instantiate(node, _partial_=True, _convert_="all")(**objects)
 
 
 def part(node: Config) -> Any:
     """What a node describes that needs nothing supplied; a function with its options where `_partial_` says so."""
+    trust.check(node)
     return instantiate(node, _convert_="all")
 
 

@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from unclip.config import checks, schema
+from unclip.config import checks, schema, trust
 from unclip.config.problems import Problem, Problems
 from unclip.config.schema import SCHEMAS
 from unclip.config.tree import config_folder, options, own_folder
@@ -138,6 +138,8 @@ class _Composer:
         path = QuotedString(f"file://{own}", Quote.single).with_quotes()
         self.always = [f"hydra.searchpath=[{path}]"] if own else []
         self.always += also
+        if own:
+            trust.allow_files(own)
         self.parser = OverridesParser.create()
         self.parsed: dict[str, Override | Problem] = {}
         self.by_groups: dict[
@@ -165,6 +167,7 @@ class _Composer:
         if problems or composed is None:
             raise Problems(problems, composed.config if composed else None)
         self.by_lines[tuple(lines)] = composed
+        trust.allow(composed.config)
         return composed
 
     def problems(self, lines: list[str]) -> list[Problem]:

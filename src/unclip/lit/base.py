@@ -82,7 +82,7 @@ class Stage(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Also of a fused optimizer under autocast, whose gradients Lightning takes for scaled ones: in bfloat16 nothing
+        """Also of a fused optimizer under autocast, whose gradients Lightning takes for scaled: in bfloat16 nothing
         is. Raises RuntimeError in float16, where they are."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
