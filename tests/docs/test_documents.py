@@ -15,17 +15,12 @@ from unclip.config.compose import many
 from unclip.config.problems import Problems
 
 PAGES = pages()
-QUICK = [
-    page
-    for page in PAGES
-    if page.name in ("README.md", "CONTRIBUTING.md", "docs/index.md", "docs/how-to/extend.md")
-]
-MANY = re.compile(
-    r"unclip (ablate|search|run -m)|compare=all|guidance=[\d.]+,"
-)  # of requests in one line: seconds
-PROGRAMS = [
-    page for page in PAGES if page.programs and page.name != "README.md"
-]  # its own: tests/test_readme.py
+OFTEN = ("README.md", "CONTRIBUTING.md", "docs/how-to/extend.md")  # the others with the slow tests
+QUICK = [page for page in PAGES if page.name in OFTEN]
+# many requests in one line: seconds
+MANY = re.compile(r"unclip (ablate|search|run -m)|compare=all|guidance=[\d.]+,")
+# the README's own program: tests/test_readme.py
+PROGRAMS = [page for page in PAGES if page.programs and page.name != "README.md"]
 
 
 def typed(page: Page, lines: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
