@@ -85,3 +85,16 @@ def test_a_wrong_key_of_what_is_trained_is_named(unclip):
     wrong = unclip("bench", "training", "model.chanels=8")
     assert wrong.returncode == 2
     assert "model.chanels = 8: no such key; nearest: model.channels" in wrong.stderr
+
+
+def test_every_training_of_a_request_is_checked_before_anything_is_measured():
+    from unclip.config.problems import Problems
+    from unclip.runs.bench import requested
+
+    assert requested("data", ["data=synthetic"])["training"] == ["data=synthetic"]
+    sampling = requested("sampling", ["sampler.steps=7"])
+    assert "sampler.steps=7" in sampling["training"]
+    assert "sampler.steps=15" not in sampling["training"]  # what is typed has the last word
+    for name, wrong in (("data", "shares=[demo/decodr]"), ("sampling", 'prior=["experiment=demo/priro"]')):
+        with pytest.raises(Problems, match="nearest"):
+            requested(name, [wrong])

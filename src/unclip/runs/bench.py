@@ -58,8 +58,10 @@ def requested(name: str, overrides: list[str]) -> dict[str, Any]:
     request = compose(f"bench_{name}", own).config
     rest = [o for o in overrides if o not in own]
     last = {_key(o): o for o in [*request["training"], *rest]}  # what is typed has the last word on each key
-    request["training"] = list(last.values())
-    train_request(request["training"])
+    typed_once = request["training"] = list(last.values())
+    trained = [[f"experiment={name}", *typed_once] for name in request.get("shares", [])] or [typed_once]
+    for overrides in [*trained, *([request["prior"]] if "prior" in request else [])]:
+        train_request(overrides)
     return request
 
 
