@@ -29,6 +29,55 @@ from unclip.progress import Bar
 from unclip.randomness import key
 
 
+class Stored:
+    """A set in chunks by sample number, as long as its chunks stay as they were when it was opened.
+
+    Raises DataUnavailable, which says so: for a chunk that is gone or another one, and for a set that holds pickles, to
+    read which is to run what they say.
+    """
+
+    def __init__(self, where: str, samples: Any):
+        self.where, self.samples = where, samples
+        self.folder = Path(samples.input_dir.path)  # where the set is, or is copied to from elsewhere
+        index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+        if pickled := [
+            kind for kind in index["config"]["data_format"] if "pickle" in kind or "graph" in kind
+        ]:
+            why = f"its samples hold {pickled[0]}, which would run what the set's author wrote"
+            raise DataUnavailable(f"{where}: {why}; write pictures, text, numbers and tensors only")
+        self.chunks = [str(chunk["filename"]) for chunk in index["chunks"]]
+        local = Path(where).is_dir()
+        self.states = {name: _state(self.folder / name) for name in self.chunks} if local else {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            sample = self.samples[number]
+            name = self.chunks[self.samples.cache._get_chunk_index_from_index(number)[1]]
+        except Exception as error:  # of the library, of the file system, of clouds
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataUnavailable(
+                f"{self.where}: sample {number} cannot be read ({why}); {RESTORE}"
+            ) from None
+        if self.states and _state(self.folder / name) != self.states[name]:
+            raise DataUnavailable(f"{self.folder / name}: is not what it was when it was opened; {RESTORE}")
+        return sample
+
+
+RESTORE = "restore the set, and try again"
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 class Streamed:
     """What stands for the tensor uint8 (N,C,size,size) of a split: images are decoded when they are asked for.
 
@@ -38,7 +87,7 @@ class Streamed:
     dtype = torch.uint8
 
     def __init__(
-        self, stored: Any, column: str, rows: Tensor, size: int, channels: int, print_: str, chunk: int
+        self, stored: Stored, column: str, rows: Tensor, size: int, channels: int, print_: str, chunk: int
     ):
         self.stored, self.column, self.rows, self.chunk = stored, column, rows, chunk
         self.shape = torch.Size([len(rows), channels, size, size])
@@ -125,7 +174,7 @@ class LitData(ImageTextData):
         super().__init__(image_size, **loader)
         self.folder, self.path = Path(folder).expanduser(), path.rstrip("/")
         self.image, self.caption, self.label, self.channels = image, caption, label, channels
-        self._stored: dict[str, Any] = {}
+        self._stored: dict[str, Stored] = {}
 
     def prepare_data(self) -> None:
         """Raises DataUnavailable where there is no such set, or its samples are of another kind."""
@@ -158,7 +207,7 @@ class LitData(ImageTextData):
     def _where(self, split: str) -> str:
         return f"{self.path}/{split}" if self._has(split) else self.path
 
-    def _open(self, split: str) -> Any:
+    def _open(self, split: str) -> Stored:
         if split not in self._stored:
             os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
             try:
@@ -167,8 +216,10 @@ class LitData(ImageTextData):
                 why = "needs the library litdata, which is not installed: pip install 'unclip-lab[litdata]'"
                 raise DataUnavailable(f"data=litdata {why}") from None
             try:
-                stored = litdata.StreamingDataset(self._where(split))
+                stored = Stored(self._where(split), litdata.StreamingDataset(self._where(split)))
                 first = stored[0]
+            except DataUnavailable:
+                raise
             except Exception as error:  # of the library, of the file system, of clouds
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise DataUnavailable(f"{self._where(split)}: holds no set of litdata ({why})") from None
@@ -183,11 +234,11 @@ class LitData(ImageTextData):
 
     def _print(self, split: str) -> str:
         """Hash of the list of chunks with their sizes."""
-        config = self._open(split).cache._reader.config
+        config = self._open(split).samples.cache._reader.config
         return hashlib.sha256(json.dumps(config._chunks, sort_keys=True, default=str).encode()).hexdigest()
 
     def _chunk(self, split: str) -> int:
-        return int(self._open(split).cache._reader.config._chunks[0]["chunk_size"])
+        return int(self._open(split).samples.cache._reader.config._chunks[0]["chunk_size"])
 
     def _words(self) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Tensor], dict[str, Tensor]]:
         """Distinct captions and classes of the whole set, and by stored split each sample's numbers among them."""

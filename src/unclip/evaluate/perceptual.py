@@ -77,7 +77,7 @@ class Vgg16Features(Perceptual):
 
         try:
             if weights == DOWNLOAD:
-                state = VGG16_Weights.IMAGENET1K_V1.get_state_dict()
+                state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(weights_only=True)
             else:
                 state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
             with torch.device("meta"):

@@ -4,7 +4,9 @@ Weights are read, never trained; whoever asks for a file that is not there is to
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.config.problems import Failure
 from unclip.data.embeddings import text_features
 from unclip.data.images import resized, to_float
 from unclip.data.tokenizer import ByteTokenizer, Tokenizer
@@ -25,7 +28,7 @@ DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class WeightsUnavailable(ValueError):
+class WeightsUnavailable(Failure):
     """Weights that are neither at a path nor to be fetched; the message names both."""
 
 
@@ -85,14 +88,16 @@ class Inception(Extractor):
 
     def __init__(self, weights: str | None = None) -> None:
         from torch_fidelity import __version__  # here: it takes seconds to import
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+        from torch_fidelity import feature_extractor_inceptionv3 as published
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         self.preprocessing = f"grey repeated to RGB; then torch-fidelity {__version__} to 299, float32"
         path = None if weights is None else str(Path(weights).expanduser())
         if path is not None:
             _safely_loaded(path, URL_INCEPTION_V3)  # torch-fidelity itself would run what a pickle says
         try:
-            self.net: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], path)
+            with _tensors_only(published):
+                self.net: nn.Module = published.FeatureExtractorInceptionV3("inception", ["2048"], path)
         except (OSError, HTTPException) as error:
             raise WeightsUnavailable(_unavailable(weights, URL_INCEPTION_V3, _why(error))) from error
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -140,6 +145,17 @@ class DinoV2(Extractor):
 
     def embed(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+@contextmanager
+def _tensors_only(published: Any) -> Iterator[None]:
+    """Inside, torch-fidelity runs nothing of what it downloads."""
+    download = published.load_state_dict_from_url
+    published.load_state_dict_from_url = partial(download, weights_only=True)
+    try:
+        yield
+    finally:
+        published.load_state_dict_from_url = download
 
 
 def _safely_loaded(path: str, url: str) -> Any:
