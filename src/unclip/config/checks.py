@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -90,6 +91,18 @@ def _typed(override: Override) -> str | None:
 UNCOMPOSABLE = (HydraException, OmegaConfBaseException, YAMLError)
 
 
+@contextmanager
+def hydras_own() -> Iterator[None]:
+    """What Hydra stumbles over in YAML files of the user's own, of many kinds, as one of its exceptions."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
+        if isinstance(error, UNCOMPOSABLE):
+            raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigCompositionException(f"the YAML files of --config-dir do not compose: {why}") from error
+
+
 def not_composed(error: Exception, request: str = "") -> Problem:
     """Hydra's or OmegaConf's own complaint, with the key that it is about."""
     said = error.__cause__ if str(error).startswith("Error merging override") else error
@@ -134,7 +147,12 @@ def _walk(
         elif isinstance(value, dict):
             target = value.get("_target_")
             inner = targets.parameters(target) if isinstance(target, str) else None
-            if isinstance(target, str) and inner is None and target.startswith("unclip."):
+            if target is not None and not isinstance(target, str):
+                yield (
+                    Problem(f"{full}._target_", target, "must be the dotted name of a class or function"),
+                    source,
+                )
+            elif target is not None and inner is None and target.startswith("unclip."):
                 yield Problem(f"{full}._target_", target, "names nothing in this package"), source
             inner = inner if inner is None else _without_name(inner, full)
             yield from _walk(value, before, f"{full}.", inner)

@@ -27,9 +27,7 @@ from unclip.config.schema import SCHEMAS
 from unclip.config.tree import config_folder, options, own_folder
 from unclip.evaluate import catalogue
 
-SWEEP_VALUES_CHECKED = (
-    50  # of each swept axis, one at a time; every cell is checked again when its turn comes
-)
+SWEEP_VALUES_CHECKED = 50  # of each swept axis, one at a time; every cell is checked again in its turn
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,8 @@ class _Composer:
         given = {line for line, _ in values}
         chosen = tuple(line for line in lines if line not in given)
         if chosen not in self.by_groups:
-            config = hydra.compose(self.verb, [*self.always, *chosen], return_hydra_config=True)
+            with checks.hydras_own():
+                config = hydra.compose(self.verb, [*self.always, *chosen], return_hydra_config=True)
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 hydra_keys = list(checks.keys_of(_plain(config.pop("hydra")), "hydra."))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+from unclip.data.cache import DamagedFile
 from unclip.data.tokenizer import END, PADDING, START, Tokenizer
 from unclip.diffusion.bounds import bounded
 
@@ -33,7 +34,10 @@ class BpeTokenizer(Tokenizer):
         import tokenizers  # a compiled library: only where it is asked for
 
         if saved is not None:
-            self._bpe = tokenizers.Tokenizer.from_str(saved)
+            try:
+                self._bpe = tokenizers.Tokenizer.from_str(saved)
+            except Exception as error:  # the library raises nothing more special
+                raise DamagedFile(f"the tokenizer saved with the weights cannot be read ({error})") from None
         elif captions:
             self._bpe = _learned(captions, vocabulary)
         else:

@@ -17,14 +17,10 @@ from torch import Tensor
 
 from unclip.data.fingerprint import fingerprint
 from unclip.files import write_atomic
+from unclip.reading import DamagedFile
 
 # safetensors checks lengths, not bytes: a hash goes with them, of tensors and metadata; in older files, of the tensors
 WHOLE, CONTENT = "sha256", "content_sha256"
-
-
-class DamagedFile(Exception):
-    """A file that is there but does not hold what was written into it; the message names it and says what is
-    wrong."""
 
 
 def say(message: str) -> None:

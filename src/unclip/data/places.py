@@ -14,11 +14,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
+from unclip.config.problems import Failure
 from unclip.data.cache import DamagedFile, locked, say
 from unclip.files import write_atomic
 
 
-class DataUnavailable(RuntimeError):
+class DataUnavailable(Failure):
     """No place had what is needed; the message lists each place with the reason and says what to do."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from unclip.config.problems import Failure
 from unclip.data.cache import DamagedFile, load_tensors, save_tensors, say
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
@@ -26,7 +27,7 @@ VERSION = 2  # of what is computed and kept here: an older file is never found
 PART = 1000  # images whose features are held at once where only their moments are kept
 
 
-class StatisticsMismatch(ValueError):
+class StatisticsMismatch(Failure):
     """Statistics of something else than what was asked for; the message says in what they differ."""
 
 
