@@ -4,7 +4,7 @@ PYTHON ?= python3
 UNCLIP = $(VENV)/bin/unclip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-slurm lint format docs clean
+.PHONY: help setup demo test test-slow fuzz test-gpu test-slurm lint format docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +21,18 @@ test: setup  ## the test suite
 test-slow: setup  ## the tests that take minutes
 	@$(VENV)/bin/python -m pytest -m "slow" -q
 
+CASES ?= 10000
+fuzz: setup  ## ten thousand random mistakes in requests and files; CASES=N others, CASES=NAME:NUMBER one again
+	@CASES='$(CASES)' $(VENV)/bin/python -m pytest tests/fuzz -n 2 -q
+
 test-gpu: setup  ## the tests that need a CUDA GPU
 	@$(VENV)/bin/python -m pytest -m "gpu" -q
 
 test-slurm: setup  ## the tests that need a Slurm, on one of their own (root, Debian; 2 min)
 	@$(VENV)/bin/python -m pytest -m "slurm" -q
 
-lint: setup  ## ruff, format check, type check
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+lint: setup  ## ruff, format check, type check, the numbers of the house
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/python scripts/house.py
 
 format: setup  ## let ruff rewrite the files
 	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .

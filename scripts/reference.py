@@ -15,9 +15,9 @@ from typing import Any
 from docstrings import plain
 from groups import Group, Key, cell, explained, leaves, said
 
-from unclip.cli import VERBS
 from unclip.config import sketch, targets, tree
-from unclip.config.schema import SCHEMAS
+from unclip.config.schema import SCHEMAS, named
+from unclip.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -162,8 +162,8 @@ def requests() -> str:
         everywhere = {**said(tree.config_folder() / f"{name}.yaml")[1], **everywhere}
     for name, schema in SCHEMAS.items():
         opening, comments = said(tree.config_folder() / f"{name}.yaml")
-        accepted = targets.parameters(f"unclip.config.schema.{schema.__name__}") or {}
-        said_by = explained(f"unclip.config.schema.{schema.__name__}")
+        accepted = targets.parameters(named(schema)) or {}
+        said_by = explained(named(schema))
         chosen = {g: o for g, o in sketch.defaults(name).items() if g in tree.groups()}
         lines += [f"## `unclip {name.replace('_', ' ')}` {{ #{name} }}", "", plain(opening), ""]
         if chosen:

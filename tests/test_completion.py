@@ -15,9 +15,9 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 
-from unclip.cli import VERBS
 from unclip.completion import LAUNCHERS, SCRIPTS, candidates
 from unclip.config.compose import compose, options
+from unclip.verbs import VERBS
 
 BIN = Path(sys.executable).parent
 

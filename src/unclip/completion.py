@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE, VERBS, WRONG_REQUEST
+from unclip.cli import DONE, WRONG_REQUEST
 from unclip.config import targets, tree
-from unclip.config.schema import SCHEMAS
+from unclip.config.schema import SCHEMAS, named
 from unclip.config.sketch import chosen, composed, defaults
 from unclip.config.tree import OWN_FOLDER, options
+from unclip.verbs import VERBS
 
 SCRIPTS = {
     "bash": r"""# source <(unclip completion bash)
@@ -190,7 +191,7 @@ class Request:
         node = self._node(above)
         if key == "budget":
             return list(node.get("budgets") or {}), False
-        schema = f"unclip.config.schema.{SCHEMAS[self.primary].__name__}" if self.primary in SCHEMAS else ""
+        schema = named(SCHEMAS[self.primary]) if self.primary in SCHEMAS else ""
         target = node.get("_target_", "") if above else schema
         accepted = (targets.parameters(target) if target else None) or {}
         listed = accepted[leaf].choices if leaf in accepted else []

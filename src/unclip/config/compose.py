@@ -238,7 +238,7 @@ class _Composer:
             return [*problems, checks.not_composed(error)], None
         assert isinstance(resolved, dict)
         config = {str(key): value for key, value in resolved.items()}
-        problems += checks.wrong_values(config, raw, f"{schema.__name__}.{SCHEMAS[self.verb].__name__}")
+        problems += checks.wrong_values(config, raw, schema.named(SCHEMAS[self.verb]))
         if self.verb == "train":
             own = [f"{group}={choices[group]}" for group in ("stage", "prior_kind") if choices.get(group)]
             base, _ = self._compose(own)

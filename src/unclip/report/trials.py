@@ -86,12 +86,14 @@ class Trial:
 
 
 def is_results(folder: Path) -> bool:
+    """Whether it is a results folder of `unclip run`."""
     return any((folder / name).is_file() for name in (RECORD, REQUEST)) or (
         (folder / "metrics.json").is_file() and not (folder / "config.yaml").is_file()
     )
 
 
 def is_run(folder: Path) -> bool:
+    """Whether it is the folder of one training."""
     return any((folder / name).is_file() for name in ("config.yaml", "status.json"))
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
+from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config import targets
 from unclip.config.compose import compose, many, options
 from unclip.config.problems import Problem, Problems
@@ -27,6 +27,7 @@ from unclip.runs.multirun import OF_HYDRA, by_hydra, numbered
 from unclip.runs.results import Results
 from unclip.runs.store import typed
 from unclip.runs.sweep import Sweep
+from unclip.verbs import VERBS
 
 OWN = tuple(Ablate.__dataclass_fields__)
 DEFAULT_OFFER = ("captions", "model")  # what an evaluation of runs has, beside what the extractor gives

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from unclip.bench import plan_tables, tables
-from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
+from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config import schema, targets
 from unclip.config.compose import SCHEMAS, compose
 from unclip.files import write_json, write_text
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
+from unclip.verbs import VERBS
 
 BENCHES = ("training", "prior", "sampling", "data", "evaluation", "sweep", "startup", "plan")
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def requested(name: str, overrides: list[str]) -> dict[str, Any]:
     """The checked request. Raises Problems, also of the training that is asked for."""
-    keys = set(targets.parameters(f"{schema.__name__}.{SCHEMAS[f'bench_{name}'].__name__}") or {})
+    keys = set(targets.parameters(schema.named(SCHEMAS[f"bench_{name}"])) or {})
     if "training" not in keys:
         return compose(f"bench_{name}", overrides).config
     own = [o for o in overrides if _key(o).split(".")[0] in keys]

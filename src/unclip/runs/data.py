@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip.cli import DONE, FAILED, VERBS, WRONG_REQUEST
+from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config.compose import compose
+from unclip.verbs import VERBS
 
 if TYPE_CHECKING:
     from unclip.data.module import ImageTextData

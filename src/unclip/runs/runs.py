@@ -162,15 +162,7 @@ def clean(folder: Path, options: dict[str, str], as_json: bool) -> int:
     kept = {one.folder: why for one in meant if (why := cleaning.stays(one, references))}
     going = [one for one in meant if one.folder not in kept]
     sizes = {one.folder: cleaning.size(one.folder) for one in going}
-    removed: list[Listed] = []
-    failures: list[str] = []
-    for one in going if yes == "true" else []:
-        try:
-            cleaning.remove(one)
-            removed.append(one)
-        except (OSError, Busy) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            failures.append(f"{one.folder} is not removed: {reason}")
+    removed, failures = _removed(going) if yes == "true" else ([], [])
     gone = removed if yes == "true" else going
     freed = sum(sizes[one.folder] for one in gone) / MB
     if as_json:
@@ -197,6 +189,21 @@ def clean(folder: Path, options: dict[str, str], as_json: bool) -> int:
             )
     _complain([*notes, *failures])
     return FAILED if failures else DONE
+
+
+def _removed(going: list[Listed]) -> tuple[list[Listed], list[str]]:
+    """Those that are gone, and why others are not."""
+    from unclip.runs import cleaning
+
+    removed, failures = [], []
+    for one in going:
+        try:
+            cleaning.remove(one)
+            removed.append(one)
+        except (OSError, Busy) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            failures.append(f"{one.folder} is not removed: {reason}")
+    return removed, failures
 
 
 # ---- said -------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unclip.config.compose import Composed, compose, options
+from unclip.config.divisions import latent_grid
 from unclip.config.problems import Problem, Problems
-from unclip.config.rules import latent_grid
 from unclip.runs.pretrained_clip import Reference, identity
 from unclip.runs.signature import AS_BEFORE, canonical
 from unclip.runs.store import Run, find
