@@ -142,8 +142,8 @@ def _walk(
             yield Problem(full, value, why), source
         elif source and value is None:
             continue  # that key's own null is for its schema to judge: in `sample` it is "as it was configured"
-        elif accepted is not None and key in accepted and (why := accepted[key].check(value)):
-            yield Problem(full, value, why), source
+        elif accepted is not None and key in accepted and (wrong := accepted[key].check(value)):
+            yield Problem(full, value, wrong), source
         elif isinstance(value, dict):
             target = value.get("_target_")
             inner = targets.parameters(target) if isinstance(target, str) else None

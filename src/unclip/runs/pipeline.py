@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -173,9 +174,13 @@ def summary(folder: Path, experiment: str) -> str:
 def next_commands(folder: Path, experiment: str) -> list[str]:
     """What to type after a pipeline."""
     linear = folder.with_name(f"{folder.name}-linear")
+    last = json.loads((folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    prompts = (
+        f" prompts={shlex.quote(json.dumps([last['prompt']], ensure_ascii=False))}" if last["prompt"] else ""
+    )
     return [
         *activation(),
-        f"unclip sample run={folder} prompts='[\"an image of a bag\"]' per_prompt=8",
+        f"unclip sample run={folder}{prompts} per_prompt=8",
         f"unclip evaluate run={folder} guidance=1",
         f"unclip run experiment={experiment} decoder.schedule=linear results={linear}",
         f"unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v",
