@@ -48,7 +48,7 @@ def _chunks() -> Iterator[tuple[str, range]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers"), _chunks(), ids=lambda x: f"{x[0]}-" if isinstance(x, range) else x
+    ("name", "numbers"), list(_chunks()), ids=lambda x: f"{x[0]}-" if isinstance(x, range) else x
 )
 def test_every_case_ends_well_or_in_one_clear_message(
     name: str, numbers: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

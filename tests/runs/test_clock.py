@@ -18,7 +18,7 @@ def stamp(offset: timedelta) -> str:
     return (datetime.now(UTC) + offset).isoformat(timespec="seconds")
 
 
-@pytest.mark.parametrize("heartbeat", ["1970-01-01T00:00:00+00:00", stamp(LONG)])
+@pytest.mark.parametrize("heartbeat", ["1970-01-01T00:00:00+00:00", "2136-05-28T12:00:00+00:00"])
 def test_a_run_is_live_by_its_lock_whatever_its_heartbeat_says(tmp_path: Path, heartbeat: str) -> None:
     run = Run(tmp_path / "default" / "0123456789")
     run.folder.mkdir(parents=True)
