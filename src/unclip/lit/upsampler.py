@@ -19,6 +19,7 @@ from unclip.data.images import to_float
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.sample import Callback
 from unclip.lit.base import Batch, DiffusionStage
+from unclip.nets.cpu import laid_out
 from unclip.nets.upsampler import UpsamplerNet
 from unclip.randomness import KeyedNoise, key
 from unclip.sampling import Sampler
@@ -52,7 +53,11 @@ class UpsamplerModule(DiffusionStage):
                 f"crop = {crop}: {self.side} of {self.net.image_size} pixels must be a multiple of the factor, "
                 f"{self.net.factor}, and of {self.net.multiple}, by which the U-Net reduces"
             )
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to(self, *args: Any, **kwargs: Any) -> UpsamplerModule:
+        super().to(*args, **kwargs)
+        laid_out(self.net)
+        return self
 
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None

@@ -14,6 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unclip.nets.cpu import Dropout
+
 
 def time_features(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     """Sines and cosines of t (B,) at geometrically spaced frequencies, (B, width) (Vaswani et al. 2017)."""
@@ -117,9 +119,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+            nn.Linear(width, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, past=past))  # (B,N,W)
@@ -167,5 +169,6 @@ def require_heads(width: int, heads: int) -> None:
 
 
 def require_even(width: int, what: str) -> None:
+    """ValueError that names `what` unless its width is even and at least 2."""
     if width < 2 or width % 2:
         raise ValueError(f"{what} is {width}; it must be even and at least 2")

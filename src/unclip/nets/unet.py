@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unclip.diffusion.bounds import bounded
+from unclip.nets.cpu import Dropout, GroupNorm, aligned, arranged
 from unclip.nets.layers import Attention, require_heads, zeroed
 
 
@@ -90,7 +91,7 @@ class UNet(nn.Module):
             self.up.append(level(2 * w, w, blocks, i in attention, finer))
         out = (out_channels or image_channels) * unshuffle**2
         to_pixels = zeroed(nn.Conv2d(widths[0], out, 3, padding=1))
-        self.last = nn.Sequential(nn.GroupNorm(groups, widths[0]), nn.SiLU(), to_pixels)
+        self.last = nn.Sequential(GroupNorm(groups, widths[0]), nn.SiLU(), to_pixels)
 
     def forward(
         self, x: Tensor, vector: Tensor, tokens: Tensor | None = None, token_mask: Tensor | None = None
@@ -99,7 +100,9 @@ class UNet(nn.Module):
         (B,out_channels,Y,X)."""
         if self.unshuffle > 1:
             x = F.pixel_unshuffle(x, self.unshuffle)
-        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        h = self.first(arranged(x))
+        if tokens is not None:
+            tokens, token_mask = aligned(tokens, token_mask)
         condition = F.silu(vector), tokens, token_mask
         stored: list[Tensor] = []
         for level in self.down:
@@ -132,6 +135,7 @@ class Level(nn.Module):
         store: list[Tensor] | None = None,
         fetch: list[Tensor] | None = None,
     ) -> Tensor:
+        h = arranged(h)
         for block in self.blocks:
             h = block(h if fetch is None else torch.cat([h, fetch.pop()], dim=1), vector)
             if store is not None:
@@ -163,14 +167,14 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.adds, self.rescale, self.resample = modulation == "add", rescale, resample
-        self.norm_in, self.norm_out = nn.GroupNorm(groups, c_in), nn.GroupNorm(groups, c_out)
+        self.norm_in, self.norm_out = GroupNorm(groups, c_in), GroupNorm(groups, c_out)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.conv_out = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         if self.adds:
             self.shift = zeroed(nn.Linear(cond_width, c_out))
         else:
             self.scale_shift = zeroed(nn.Linear(cond_width, 2 * c_out))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
@@ -181,8 +185,8 @@ class ResidualBlock(nn.Module):
         if self.adds:
             h = self.norm_out(h + rearrange(self.shift(vector), "b c -> b c 1 1"))
         else:
-            scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c 1 1", two=2)
-            h = torch.addcmul(shift, self.norm_out(h), 1 + scale)  # h (1 + scale) + shift, in one pass
+            scale, shift = rearrange(self.scale_shift(vector), "b (two c) -> two b c", two=2)
+            h = self.norm_out(h, scale, shift)
         y = self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
         return y / 2**0.5 if self.rescale else y
 
@@ -192,7 +196,7 @@ class ImageAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, cond_width: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.attention = Attention(channels, heads, cond_width)
         zeroed(self.attention.out)
 
@@ -220,7 +224,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
 
     def forward(self, h: Tensor, vector: Tensor | None = None) -> Tensor:
-        return self.conv(resampled(h, "up"))
+        return self.conv(resampled(arranged(h, 2 * h.shape[-1]), "up"))
 
 
 def resampled(h: Tensor, way: Literal["down", "up"]) -> Tensor:
