@@ -4,7 +4,6 @@ Pictures may have any size and mode; how they are decoded is in collected.py."""
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from unclip.data.collected import SPLITS, Collected, Picture, hashed_split, list
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
 from unclip.data.places import DataUnavailable
+from unclip.reading import parse_json
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 CAPTION_FILES = ("*.jsonl", "*.json", "*.csv")
@@ -133,9 +133,9 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".csv":
             records: Any = list(csv.DictReader(_text(path).splitlines()))
         elif path.suffix == ".jsonl":
-            records = [json.loads(line) for line in _text(path).splitlines() if line.strip()]
+            records = [parse_json(line) for line in _text(path).splitlines() if line.strip()]
         else:
-            records = json.loads(_text(path))
+            records = parse_json(_text(path))
     except (ValueError, csv.Error) as error:
         raise DataUnavailable(f"{path}: cannot be read as {path.suffix[1:]} ({error})") from None
     if isinstance(records, dict):
