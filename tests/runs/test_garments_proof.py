@@ -23,16 +23,17 @@ def test_both_priors_are_better_than_the_text_embedding(unclip, tmp_path: Path):
     assert trained.returncode == 0, trained.stdout + trained.stderr
     run = trained.stdout.split()[-1]
 
-    def evaluated(*arguments: str) -> dict:
-        done = unclip("evaluate", "run=r", "n=300", *arguments, "out=e", timeout=600)
+    def evaluated(out: str, *arguments: str) -> dict:
+        named = ["run=r", "experiment=garments/evaluate", "n=300", f"out={out}"]
+        done = unclip("evaluate", *named, *arguments, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads((tmp_path / "e" / "metrics.json").read_text())
+        return json.loads((tmp_path / out / "metrics.json").read_text())
 
-    autoregressive = evaluated(f"prior={run}", "metrics=prior")
+    autoregressive = evaluated("other", f"prior={run}", "metrics=prior")
     for found in (diffusion["prior"], autoregressive["prior"]):
         assert found["value"] > found["text_embedding"] + 0.1
         assert found["value"] > found["shuffled_caption"] + 0.1
         assert found["retrieval"] > found["text_embedding_retrieval"] - 0.1  # which CLIP is trained for
         assert found["retrieval"] > found["shuffled_caption_retrieval"] + 0.3
-    without = evaluated("prior=none", "metrics=fd,attributes")
+    without = evaluated("none", "prior=none", "metrics=fd,attributes")
     assert diffusion["fd"]["value"] < 0.8 * without["fd"]["value"]
