@@ -63,13 +63,6 @@ def test_asked_to_stop_it_saves_and_leaves_as_interrupted(tmp_path: Path, stage:
     assert found["longest"] < 10
 
 
-@pytest.mark.slow
-def test_one_of_two_ranks_killed_takes_the_other_with_it_and_both_go_on(tmp_path: Path) -> None:
-    found = disturbed(tmp_path, "decoder", 20, ranks=2)
-    assert found["longest"] < 30, "nobody waits for ever"
-    assert not [ended for ended in found["ended"] if "failed" in ended]
-
-
 def trained_by_two(folder: Path, *more: str) -> subprocess.Popen[str]:
     request = [*SMALL["decoder"], "trainer=ddp_cpu", "callbacks.checkpoint.every_n_steps=5", *more]
     command = [sys.executable, "-m", "unclip", "train", *request]
