@@ -39,7 +39,12 @@ def asked(n_final: int = 8, kid: bool = False, consistency: bool = True, seed: i
     ],
 )
 def test_what_a_run_lacks(tmp_path: Path, config: dict[str, Any], wanting: bool) -> None:
-    every = {"stage": {"name": "decoder"}, "data": {}, "model": {}, "paths": {"outputs": "out", "data": "data"}}
+    every = {
+        "stage": {"name": "decoder"},
+        "data": {},
+        "model": {},
+        "paths": {"outputs": "out", "data": "data"},
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(every | asked()))
     run = Run(tmp_path)
     run.mark("finished", metrics={"val/fd_n8": 1.0, "val/fd_n4": 1.0})

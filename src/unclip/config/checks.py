@@ -45,7 +45,11 @@ def group_problem(override: Override, possible: list[str], verb: str) -> Problem
         return Problem(group, _typed(override), f"is no choice; {listed}; ~{group} for none at all")
     chosen = value if isinstance(value, list) and value else [value]
     wrong = next((str(v) for v in chosen if not isinstance(v, str) or v not in possible), None)
-    return Problem(group, wrong, f"no such option{nearest(wrong, possible)}; {listed}") if wrong is not None else None
+    return (
+        Problem(group, wrong, f"no such option{nearest(wrong, possible)}; {listed}")
+        if wrong is not None
+        else None
+    )
 
 
 def key_problem(override: Override, config: dict[str, Any], keys: list[str], verb: str) -> Problem | None:

@@ -52,7 +52,9 @@ def together(verb: str, arguments: list[str], lead: Callable[[], int]) -> int:
         return int(told["status"])
 
     def tell(folder: str | None, status: int = DONE) -> None:
-        store.compare_set("told", "", json.dumps({"folder": folder, "status": status}))  # once, the first word
+        store.compare_set(
+            "told", "", json.dumps({"folder": folder, "status": status})
+        )  # once, the first word
 
     def becomes(module: str, *given: str) -> None:
         if module != JOB:
