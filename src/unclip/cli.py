@@ -6,7 +6,6 @@ Exit statuses: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from importlib import import_module
@@ -26,9 +25,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"unclip {import_module('unclip').__version__}")
         return DONE
     if name not in VERBS:
-        close = difflib.get_close_matches(name, VERBS, 1)
-        near = f"; nearest: {close[0]}" if close else ""
-        print(f"unclip: {name} is no verb{near}; possible: {', '.join(VERBS)}", file=sys.stderr)
+        from unclip.config.problems import nearest
+
+        print(
+            f"unclip: {name} is no verb{nearest(name, VERBS)}; possible: {', '.join(VERBS)}", file=sys.stderr
+        )
         return WRONG_REQUEST
     if {"-h", "--help"} & set(arguments):
         print(VERBS[name].help)

@@ -3,6 +3,8 @@ of a sound one. Knows neither keys nor files."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,12 @@ class Problems(Exception):
     def __str__(self) -> str:
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         return "\n".join([f"{count} in this request:", *(f"  {p}" for p in self.problems)])
+
+
+def nearest(given: str, possible: Iterable[str], alike: float = 0.6) -> str:
+    """`; nearest: a`, the possible name spelled most alike, by at least `alike` of 0 to 1; nothing where none is."""
+    close = difflib.get_close_matches(given, list(possible), 1, alike)
+    return f"; nearest: {close[0]}" if close else ""
 
 
 class Failure(ValueError):

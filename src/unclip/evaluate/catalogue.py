@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from unclip.config.problems import nearest
 
 Needs = Literal["features", "logits", "text", "captions", "model", "checks", "upsampler", "autoencoder"]
 
@@ -57,8 +58,7 @@ def wrong_names(given: Iterable[str]) -> list[tuple[str, str]]:
     found = []
     for name in given:
         if name not in possible:
-            close = difflib.get_close_matches(name, possible, 1, 0.5)
-            near = f"; nearest: {close[0]}" if close else ""
+            near = nearest(name, possible, 0.5)
             found.append((name, f"is no metric{near}; possible: {', '.join(possible)}"))
     return found
 

@@ -5,7 +5,6 @@ Composes nothing, so that all of them are looked at in no time; what is run is a
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from unclip.config import schema, targets
 from unclip.config.compose import config_folder, options, own_folder
-from unclip.config.problems import Problem, Problems
+from unclip.config.problems import Problem, Problems, nearest
 from unclip.config.schema import Ablation
 from unclip.evaluate import catalogue
 from unclip.reading import DamagedFile, misfit, read_yaml
@@ -56,7 +55,7 @@ def read(name: str) -> Ablation:
     """The ablation of this name. Raises Problems: all that is wrong with its file."""
     possible = options("ablation")
     if name not in possible:
-        near = _near(name, possible)
+        near = nearest(name, possible, 0.5)
         raise Problems([Problem("", None, f"{name} is no ablation{near}; possible: {', '.join(possible)}")])
     folders = [folder / "ablation" for folder in (own_folder(), config_folder()) if folder]
     path = next(p for f in folders if (p := f / f"{name}.yaml").is_file())
@@ -90,7 +89,7 @@ def planned(name: str, ablation: Ablation, request: Mapping[str, Any]) -> Planne
     budget, presets = request["budget"], request["budgets"]
     possible = [*presets, *(b for b in ablation.budgets if b not in presets)]
     if budget not in possible:
-        why = f"no such budget{_near(str(budget), possible)}; possible: {', '.join(possible)}"
+        why = f"no such budget{nearest(str(budget), possible, 0.5)}; possible: {', '.join(possible)}"
         raise Problems([Problem("budget", budget, why)])
     chosen = {**presets.get(budget, {}), **(ablation.budgets.get(budget) or {})}
     seeds: list[int] = request["seeds"] or chosen.get("seeds") or []
@@ -118,7 +117,9 @@ def _fields(found: dict[Any, Any]) -> Iterator[Problem]:
     for key, value in found.items():
         if key not in accepted:
             yield Problem(
-                str(key), None, f"no such key{_near(str(key), accepted)}; it has: {', '.join(accepted)}"
+                str(key),
+                None,
+                f"no such key{nearest(str(key), accepted, 0.5)}; it has: {', '.join(accepted)}",
             )
         elif why := accepted[key].check(value):
             yield Problem(key, value, why)
@@ -147,7 +148,7 @@ def _content(ablation: Ablation) -> Iterator[Problem]:
             yield Problem("cells", name, "a name has no < or >: claims compare with them")
     for where, name in _named(ablation):
         if name not in names:
-            yield Problem(where, name, f"is no cell{_near(name, names)}; possible: {', '.join(names)}")
+            yield Problem(where, name, f"is no cell{nearest(name, names, 0.5)}; possible: {', '.join(names)}")
     for i, claim in enumerate(ablation.claims):
         if why := _unreadable(claim["claim"]):
             yield Problem(f"claims[{i}]", None, why)
@@ -191,8 +192,3 @@ def _unreadable(claim: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _near(given: str, possible: Any) -> str:
-    close = difflib.get_close_matches(given, list(possible), 1, 0.5)
-    return f"; nearest: {close[0]}" if close else ""

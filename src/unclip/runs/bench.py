@@ -7,7 +7,6 @@ settings in conf/bench_NAME.yaml. One whose settings have `training` takes overr
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from unclip.bench import plan_tables, tables
 from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config import schema, targets
 from unclip.config.compose import SCHEMAS, compose
+from unclip.config.problems import nearest
 from unclip.files import write_json, write_text
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> int:
         return WRONG_REQUEST
     name, *overrides = arguments
     if name not in BENCHES:
-        close = difflib.get_close_matches(name, BENCHES, 1)
-        near = f"; nearest: {close[0]}" if close else ""
+        near = nearest(name, BENCHES)
         print(f"unclip bench: {name} is no benchmark{near}; possible: {', '.join(BENCHES)}", file=sys.stderr)
         return WRONG_REQUEST
     request = requested(name, overrides)

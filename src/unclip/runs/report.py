@@ -5,11 +5,10 @@ Checks the request; what is read, judged and drawn is in report/.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from unclip.cli import DONE
-from unclip.config.problems import Problem, Problems
+from unclip.config.problems import Problem, Problems, nearest
 
 KEYS = ("out", "metric", "baseline", "format")
 
@@ -42,9 +41,9 @@ def request(arguments: list[str]) -> tuple[list[Path], dict[str, str]]:
         if equals and not Path(argument).exists():
             options[key] = value
             if key not in KEYS:
-                close = difflib.get_close_matches(key, KEYS, 1)
-                near = f"; nearest: {close[0]}" if close else ""
-                problems.append(Problem(key, value, f"no such key{near}; possible: {', '.join(KEYS)}"))
+                problems.append(
+                    Problem(key, value, f"no such key{nearest(key, KEYS)}; possible: {', '.join(KEYS)}")
+                )
         elif argument.startswith("-"):
             problems.append(Problem(argument, None, "is no option of it: unclip report --help"))
         else:

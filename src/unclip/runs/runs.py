@@ -5,7 +5,6 @@ Plain arguments, no Hydra: it answers at once, also for runs that no longer comp
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED
-from unclip.config.problems import Problem, Problems
+from unclip.config.problems import Problem, Problems, nearest
 from unclip.runs import where
 from unclip.runs.listing import UNREADABLE, Listed, chosen, dotted, in_order, scan
 from unclip.runs.store import CLOCKS_DIFFER, Busy, find
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
         )
     folder = Path(words[0] if words else options.get("paths.outputs", "outputs"))
     if not folder.is_dir():
-        near = _nearest(words[0], ACTIONS) if words else ""
+        near = nearest(words[0], ACTIONS) if words else ""
         raise Problems([Problem("paths.outputs", folder, f"there is no such folder{near}")])
     return (clean if action == "clean" else show)(folder, options, as_json)
 
@@ -213,18 +212,13 @@ def _options(action: str, given: list[str]) -> dict[str, str]:
     options = dict(line.split("=", 1) for line in given)
     possible = KEYS[action]
     wrong = [
-        Problem(key, value, f"no such key{_nearest(key, possible)}; possible: {', '.join(possible)}")
+        Problem(key, value, f"no such key{nearest(key, possible)}; possible: {', '.join(possible)}")
         for key, value in options.items()
         if key not in possible
     ]
     if wrong:
         raise Problems(wrong)
     return options
-
-
-def _nearest(given: str, possible: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(possible), 1)
-    return f"; nearest: {close[0]}" if close else ""
 
 
 def _runs(count: int) -> str:
