@@ -6,7 +6,7 @@ Only `net` is trained and saved. Frozen things (the CLIP below) are not here at 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning
 import torch
@@ -23,6 +23,7 @@ from unclip.diffusion.weighting import Weighting
 from unclip.lit.finite import Finite
 from unclip.lit.optim import align
 from unclip.lit.sharding import whole
+from unclip.nets.cpu import laid_out
 from unclip.randomness import BatchNoise, KeyedNoise, key
 from unclip.sampling import Sampler
 
@@ -163,6 +164,11 @@ class DiffusionStage(Stage):
         self.objective, self.weighting = objective, weighting
         self.sampler, self.loss_norm, self.time = sampler, loss_norm, time
         self.embeddings = embeddings
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        super().to(*args, **kwargs)
+        laid_out(self.net)
+        return self
 
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None

@@ -26,7 +26,6 @@ from unclip.diffusion.sample import Callback
 from unclip.diffusion.times import Draw
 from unclip.lit.base import Batch, DiffusionStage, keep
 from unclip.nets.autoencoder import LatentScale
-from unclip.nets.cpu import laid_out
 from unclip.nets.decoder import DecoderNet
 from unclip.randomness import KeyedNoise, key
 from unclip.sampling import Sampler
@@ -62,11 +61,6 @@ class DecoderModule(DiffusionStage):
         self.latent, self.latents = latent, latents
         if latents is not None and latents.spread is not None:
             self.latent_scale.set(latents.spread)
-
-    def to(self, *args: Any, **kwargs: Any) -> DecoderModule:
-        super().to(*args, **kwargs)
-        laid_out(self.net)
-        return self
 
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None

@@ -19,7 +19,6 @@ from unclip.data.images import to_float
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.sample import Callback
 from unclip.lit.base import Batch, DiffusionStage
-from unclip.nets.cpu import laid_out
 from unclip.nets.upsampler import UpsamplerNet
 from unclip.randomness import KeyedNoise, key
 from unclip.sampling import Sampler
@@ -53,11 +52,6 @@ class UpsamplerModule(DiffusionStage):
                 f"crop = {crop}: {self.side} of {self.net.image_size} pixels must be a multiple of the factor, "
                 f"{self.net.factor}, and of {self.net.multiple}, by which the U-Net reduces"
             )
-
-    def to(self, *args: Any, **kwargs: Any) -> UpsamplerModule:
-        super().to(*args, **kwargs)
-        laid_out(self.net)
-        return self
 
     def example(
         self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None
