@@ -64,7 +64,7 @@ def parse_yaml(text: str) -> Any:
         LookupError,
         AttributeError,
         TypeError,
-    ) as error:  # its own for `!!bool x`, `!!int ""`
+    ) as error:  # some for `!!bool x`, `!!int ""`
         raise ValueError(" ".join(str(error).split())) from None
 
 

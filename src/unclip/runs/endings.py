@@ -42,7 +42,6 @@ def stopped(run: Run, rank: int, seconds: float) -> int:
 
 def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
     """Something went wrong: say what, and leave the state that says what may be done; the exit status."""
-    from unclip.data.places import DataUnavailable
     from unclip.lit.finite import NonFinite
 
     error = cause(raised)
@@ -58,8 +57,8 @@ def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
         what = f"{error.filename or run.folder}: {error.strerror}"
         _say(run, f"{what}: {OUTSIDE[error.errno]}; {GOES_ON}")
         return FAILED
-    why = str(error) if isinstance(error, DataUnavailable) else in_words(error)
-    if not isinstance(error, DataUnavailable) and not foreseen(error):
+    why = in_words(error)
+    if not foreseen(error):
         with suppress(OSError):
             (run.folder / "error.txt").write_text(
                 "".join(traceback.format_exception(error)), encoding="utf-8"

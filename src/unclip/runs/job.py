@@ -102,9 +102,7 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     module.finite.on_nan = config.get("on_nan", "stop")
     trainer = trainer_of(config, run, module, source)
     compiles = config["compile"]
-    if (
-        compiles == "auto"
-    ):  # a sharded net only where it is asked for: each block's gathering breaks the graph
+    if compiles == "auto":  # a sharded net only where it is asked for: gathering its blocks breaks the graph
         gathers = isinstance(trainer.strategy, FullyShard)
         compiles = trainer.strategy.root_device.type == "cuda" and not gathers
     if compiles:
