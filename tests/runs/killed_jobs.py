@@ -1,7 +1,7 @@
 """Trainings disturbed at random moments and gone on with, as forks of one process: a fork costs nothing where an
 interpreter with torch costs seconds. Not a test itself.
 
-python -m tests.runs.killed_jobs '{"overrides": [...], "times": 50, "seed": 0, "by": "KILL", "ranks": 1}' prints as JSON
+python -m tests.runs.killed_jobs '{"overrides": [...], "times": 50, "seed": 0, "by": "KILL"}' prints as JSON
 what became of it. The working directory is an empty one.
 """
 
@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -60,7 +59,6 @@ class Attempts:
     """What was tried on one run."""
 
     config: dict[str, Any]
-    ranks: int
     run: Run
     ended: Counter[str] = field(
         default_factory=Counter
@@ -68,12 +66,8 @@ class Attempts:
     resumed: int = 0
     longest: float = 0.0  # seconds from a disturbance to the end of all processes
 
-    def start(self) -> list[int]:
-        """`unclip train`, a process a rank."""
-        port = str(_free_port())
-        return [self._forked(rank, port) for rank in range(self.ranks)]
-
-    def _forked(self, rank: int, port: str) -> int:
+    def start(self) -> int:
+        """`unclip train`, as a fork; its number."""
         child = os.fork()
         if child:
             return child
@@ -81,14 +75,7 @@ class Attempts:
             with open("log.txt", "ab") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
-            if self.ranks > 1:
-                ours = {"LOCAL_RANK": rank, "WORLD_SIZE": self.ranks, "NODE_RANK": 0, "MASTER_PORT": port}
-                os.environ |= {name: str(value) for name, value in ours.items()} | {
-                    "MASTER_ADDR": "localhost"
-                }
-            status = (
-                job.main(str(self.run.folder)) if rank else train.start(self.run, self.config, "unclip train")
-            )
+            status = train.start(self.run, self.config, "unclip train")
             sys.stdout.flush()
             os._exit(status)
         except BaseException:
@@ -100,41 +87,36 @@ class Attempts:
     def to_its_end(self) -> float:
         """Undisturbed; the seconds that it took."""
         began = time.monotonic()
-        children = self.start()
-        statuses = self._waited_for(children)
-        assert statuses == [0] * self.ranks, (statuses, Path("log.txt").read_text()[-3000:])
+        status = self._waited_for(self.start())
+        assert status == 0, (status, Path("log.txt").read_text()[-3000:])
         assert self.run.state == "finished"
         assert not list(self.run.folder.glob("*checkpoint*")), "what served to go on is gone"
         return time.monotonic() - began
 
-    def disturbed(self, after: float, number: signal.Signals, victim: int) -> bool:
+    def disturbed(self, after: float, number: signal.Signals) -> bool:
         """Whether the signal came before the end."""
-        children = self.start()
+        child = self.start()
         time.sleep(after)
-        if os.waitpid(children[0], os.WNOHANG)[0]:
-            self._waited_for(children[1:])
+        if os.waitpid(child, os.WNOHANG)[0]:
             return False
         self.resumed += bool(self.run.checkpoints)
-        os.kill(children[victim], number)
+        os.kill(child, number)
         began = time.monotonic()
-        statuses = self._waited_for(children)
+        status = self._waited_for(child)
         self.longest = max(self.longest, time.monotonic() - began)
-        self.ended[f"{statuses[0]} {self.run.state}"] += 1
+        self.ended[f"{status} {self.run.state}"] += 1
         return True
 
-    def _waited_for(self, children: list[int]) -> list[int]:
-        end, statuses = time.monotonic() + PATIENCE, {}
-        while len(statuses) < len(children):
-            for child in set(children) - set(statuses):
-                found, status = os.waitpid(child, os.WNOHANG)
-                if found:
-                    statuses[child] = os.waitstatus_to_exitcode(status)
+    def _waited_for(self, child: int) -> int:
+        end = time.monotonic() + PATIENCE
+        while True:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
             if time.monotonic() > end:
-                for child in set(children) - set(statuses):
-                    os.kill(child, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
                 raise TimeoutError(f"hangs: {Path('log.txt').read_text()[-3000:]}")
             time.sleep(0.005)
-        return [statuses[child] for child in children]
 
     def result(self) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         metrics = self.run.status["metrics"]
@@ -150,14 +132,12 @@ def same(a: Any, b: Any) -> bool:
     return bool(equal and a[1] == b[1])
 
 
-def disturb(overrides: list[str], times: int, seed: int, by: str, ranks: int = 1) -> dict[str, Any]:
+def disturb(overrides: list[str], times: int, seed: int, by: str) -> dict[str, Any]:
     """Start, disturb at a random moment, start again, ...; whenever it is finished all the same, compare and begin
     another one."""
-    composed = compose(
-        "train", [*overrides, *(["trainer=ddp_cpu", f"trainer.devices={ranks}"] if ranks > 1 else [])]
-    )
+    composed = compose("train", overrides)
     config, _ = resolve(composed)
-    attempts = Attempts(config, ranks, Run.of(config, composed.experiment))
+    attempts = Attempts(config, Run.of(config, composed.experiment))
     _prepared(config)
     attempts.to_its_end()  # whatever is cached is cached now
     shutil.rmtree(attempts.run.folder)
@@ -173,7 +153,7 @@ def disturb(overrides: list[str], times: int, seed: int, by: str, ranks: int = 1
     shutil.rmtree(attempts.run.folder)
     for _ in range(MOST_ATTEMPTS * times):
         number = getattr(signal, f"SIG{chance.choice(by.split())}")
-        done += attempts.disturbed(chance.uniform(0, whole), number, chance.randrange(ranks))
+        done += attempts.disturbed(chance.uniform(0, whole), number)
         if attempts.run.state == "finished":
             compared()
         if done == times:
@@ -207,12 +187,6 @@ def _in_this_process(module: str, folder: str) -> None:
     status = job.main(folder)
     sys.stdout.flush()
     os._exit(status)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
 
 
 if __name__ == "__main__":

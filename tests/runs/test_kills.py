@@ -24,13 +24,11 @@ from unclip.runs.store import Run
 ROOT = Path(__file__).parent.parent.parent
 
 
-def disturbed(
-    folder: Path, stage: str, times: int, by: str = "KILL", steps: int = 30, **more: Any
-) -> dict[str, Any]:
+def disturbed(folder: Path, stage: str, times: int, by: str = "KILL", steps: int = 30) -> dict[str, Any]:
     """What became of trainings of a stage, disturbed so many times at random moments; that they ended with the same
     weights and metrics is checked there."""
     every = ["callbacks.checkpoint.every_n_steps=3", f"trainer.max_steps={steps}"]
-    asked = {"overrides": [*EVERY_STAGE[stage], *DATA, *every], "times": times, "seed": 0, "by": by, **more}
+    asked = {"overrides": [*EVERY_STAGE[stage], *DATA, *every], "times": times, "seed": 0, "by": by}
     command = [sys.executable, "-m", "tests.runs.killed_jobs", json.dumps(asked)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
