@@ -23,6 +23,7 @@ from unclip.evaluate.pretrained import EvaluationClip
 from unclip.lit.base import Stage
 from unclip.lit.candidates import Prior
 from unclip.nets.autoencoder import Autoencoder, LatentScale
+from unclip.nets.blocks import checkpoint_blocks
 from unclip.nets.clip import CLIP
 from unclip.nets.open_clip import OpenClip
 from unclip.randomness import key
@@ -247,4 +248,6 @@ def module(config: Config, net: nn.Module, **known: Any) -> Stage:
     if hasattr(net, "schedule"):
         parts["schedule"] = net.schedule
     settings = {k: v for k, v in config["stage"].items() if k != "name"}
+    if config.get("checkpointing"):
+        checkpoint_blocks(net)
     return make(settings, net=net, seed=config["seed"], **parts, **_wanted(settings, known))

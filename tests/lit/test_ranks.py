@@ -29,7 +29,8 @@ from unclip.diffusion.learned import Learned
 from unclip.diffusion.times import Importance
 from unclip.diffusion.weighting import vlb
 from unclip.lit.optim import align
-from unclip.lit.sharding import FullyShard, blocks
+from unclip.lit.sharding import FullyShard
+from unclip.nets.blocks import blocks, checkpoint_blocks
 from unclip.runs import export
 
 STEPS = 4
@@ -38,7 +39,7 @@ CLIPPED = 0.05  # below the gradients' norm, so that clipping changes every step
 
 class Case(NamedTuple):
     """A training: what, on how many ranks, by DDP or sharded, in how many pieces; after: goes on with that one's last
-    checkpoint."""
+    checkpoint; again: blocks are computed again in the backward pass."""
 
     kind: str
     ranks: int = 1
@@ -46,10 +47,11 @@ class Case(NamedTuple):
     pieces: int = 1
     after: Case | None = None
     precision: str = "32-true"
+    again: bool = False
 
     @property
     def folder(self) -> str:
-        own = [self.kind, str(self.ranks), self.how, str(self.pieces), self.precision]
+        own = [self.kind, str(self.ranks), self.how, str(self.pieces), self.precision, str(self.again)]
         return "-".join([*own, *([self.after.folder] if self.after else [])])
 
 
@@ -90,6 +92,8 @@ def stage(kind: str) -> tuple[Any, Any]:
 def train(case: Case, root: str) -> Told:
     """As one of the case's ranks; its weights and the checkpoint before its last step are in its folder."""
     module, data = stage(case.kind)
+    if case.again:
+        checkpoint_blocks(module.net)
     folder, watch = Path(root, case.folder), Watch()
     before = Path(root, case.after.folder, "checkpoint.ckpt") if case.after else None
     folder.mkdir(exist_ok=True)
@@ -183,6 +187,18 @@ def test_processes_train_as_one(case: Case, trained: Trained, root: Path) -> Non
     ids=named,
 )
 def test_a_batch_in_pieces_is_the_same_batch(case: Case, trained: Trained, root: Path) -> None:
+    same_as_alone(case, trained, root)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("decoder", pieces=2, again=True),
+        *slow(Case("decoder", 2, "sharded", again=True), Case("decoder", 2, "ddp", 2, again=True)),
+    ],
+    ids=named,
+)
+def test_blocks_that_are_computed_again_train_the_same(case: Case, trained: Trained, root: Path) -> None:
     same_as_alone(case, trained, root)
 
 

@@ -34,6 +34,7 @@ def config(*overrides: str) -> dict[str, Any]:
         "extractor=random",
         "retry=true",
         "on_nan=skip",
+        "checkpointing=true",
         "paths.data=/elsewhere",
     ],
 )

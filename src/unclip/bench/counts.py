@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from unclip import build
 from unclip.bench.measure import counter
 from unclip.config.compose import compose
-from unclip.lit.sharding import blocks
+from unclip.nets.blocks import blocks
 from unclip.nets.clip import PADDING
 
 Config = dict[str, Any]

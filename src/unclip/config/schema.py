@@ -11,29 +11,41 @@ from typing import Annotated, Any, Literal
 
 from unclip.config import bench_schema as bench
 
+Target = dict[str, Any]  # what its `_target_` makes of its other keys
+
+NEEDED = {  # keys of a training's groups that no signature demands, and that are read before anything is made
+    "stage": ("name",),
+    "optim": ("lr",),
+    "trainer": (
+        *("accelerator", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "max_steps", "max_epochs"),
+    ),
+}
+WHOLE = ("data", "tokenizer", "schedule", "sampler", "corruption", "extractor", "perceptual")
+"""Groups to whose targets nothing is given but what is in the configuration."""
+
 
 @dataclass
 class Train:
     """conf/train.yaml: one training run."""
 
-    stage: Any
-    data: Any
-    trainer: Any
-    optim: Any
-    model: Any
-    tokenizer: Any = None
-    schedule: Any = None
-    objective: Any = None
-    weighting: Any = None
-    times: Any = None
-    sampler: Any = None
-    corruption: Any = None
-    perceptual: Any = None
-    discriminator: Any = None
-    logger: Any = None
-    callbacks: Any = None
-    extractor: Any = None
-    paths: Any = None
+    stage: Target
+    data: Target
+    trainer: Target
+    optim: Target
+    model: Target
+    tokenizer: Target | None = None
+    schedule: Target | None = None
+    objective: Target | None = None
+    weighting: Target | None = None
+    times: Target | None = None
+    sampler: Target | None = None
+    corruption: Target | None = None
+    perceptual: Target | None = None
+    discriminator: Target | None = None
+    logger: dict[str, Target | None] | None = None
+    callbacks: dict[str, Target | None] | None = None
+    extractor: Target | None = None
+    paths: dict[str, str] | None = None
     clip: str | None = None
     autoencoder: str | None = None
     prior: str | None = None
@@ -42,6 +54,7 @@ class Train:
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
     compile: bool | Literal["auto"] = "auto"
+    checkpointing: bool = False
     on_nan: Literal["stop", "skip"] = "stop"
     retry: bool = False
     dry_run: bool = False
@@ -52,14 +65,14 @@ class Train:
 class Generate:
     """conf/sample.yaml, and part of conf/evaluate.yaml: pictures from trained stages."""
 
-    paths: Any
+    paths: dict[str, str]
     run: str | None = None
     clip: str | None = None
     prior: str | None = None
     decoder: str | None = None
     upsampler: str | None = None
     upsampler2: str | None = None
-    sampler: Any = None
+    sampler: Target | None = None
     guidance: Annotated[float | None, "guidance >= 0"] = None
     steps: Annotated[int | None, "steps >= 1"] = None
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
@@ -81,7 +94,7 @@ class Evaluate(Generate):
     images: str | None = None
     reference: str | None = None
     skip_corrupt: bool = False
-    extractor: Any = None
+    extractor: Target | None = None
     metrics: list[str] | None = None
     n: Annotated[int | None, "n >= 2"] = None
     reference_n: Annotated[int | None, "reference_n >= 2"] = None
@@ -95,13 +108,13 @@ class Evaluate(Generate):
 class Manipulate:
     """conf/manipulate.yaml: pictures changed by way of their embeddings and latents."""
 
-    manipulation: Any
-    paths: Any
+    manipulation: Target
+    paths: dict[str, str]
     run: str | None = None
     clip: str | None = None
     prior: str | None = None
     decoder: str | None = None
-    extractor: Any = None
+    extractor: Target | None = None
     images: str = "test"
     prompts: list[str] | None = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
@@ -118,7 +131,7 @@ class Ablate:
 
     budget: str
     budgets: Any
-    paths: Any
+    paths: dict[str, str]
     seeds: list[int] | None = None
     n_jobs: Annotated[int | None, "n_jobs >= 1"] = None
     jobs_per_gpu: Annotated[int, "jobs_per_gpu >= 1"] = 1
@@ -148,11 +161,11 @@ class Ablation:
 class Compare:
     """conf/schedules.yaml: noise schedules side by side."""
 
-    data: Any
-    paths: Any
+    data: Target
+    paths: dict[str, str]
     compare: list[str]
     weightings: list[str]
-    objective: Any
+    objective: Target
     spacings: list[Literal["leading", "trailing", "linspace", "karras", "log_snr"]]
     steps: Annotated[int, "steps >= 1"]
     run: list[str]
@@ -167,9 +180,9 @@ class Search:
 
     space: Any
     objectives: Any
-    suggest: Any
-    prune: Any
-    paths: Any
+    suggest: Target
+    prune: Target
+    paths: dict[str, str]
     title: str = ""
     verb: Literal["train", "run"] = "train"
     overrides: list[str] = field(default_factory=list)

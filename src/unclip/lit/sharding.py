@@ -24,6 +24,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from unclip.nets.blocks import blocks
+
 
 class FullyShard(ModelParallelStrategy):
     """Over all ranks at once (Zhao et al. 2023). A block of the net is gathered when its turn comes, the rest for the
@@ -110,25 +112,6 @@ def shard(stage: nn.Module, mesh: DeviceMesh, mixed: torch.dtype | None = None) 
         share(block)
     share(stage, reshard_after_forward=False)
     register_fsdp_forward_method(stage, "training_step")
-
-
-def blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """What a net has in lists; where such a part has lists of its own, their entries and its other children."""
-    for child in net.children():
-        if isinstance(child, nn.ModuleList):
-            for entry in child:
-                yield from _units(entry)
-        else:
-            yield from blocks(child)
-
-
-def _units(entry: nn.Module) -> Iterator[nn.Module]:
-    if any(isinstance(part, nn.ModuleList) for part in entry.modules()):
-        for child in entry.children():
-            for part in child if isinstance(child, nn.ModuleList) else [child]:
-                yield from _units(part)
-    elif any(True for _ in entry.parameters()):
-        yield entry
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class AutoregressivePrior(TextReader):
         past: of the same sequence's earlier tokens; then `tokens` are those that follow, and the logits (B,k,V)
         those of what comes after each of them. An empty one is filled with the condition as well.
         """
-        past = past or self.past()
+        remembers, past = past is not None, past or self.past()
         start, x = past.tokens, self._components(tokens, past.tokens)  # (B,k,W)
         if past.seen is None:
             prefix, past.seen = self._prefix(cond)  # (B,L+2,W), (B,L+2)
@@ -90,7 +90,8 @@ class AutoregressivePrior(TextReader):
         past.tokens = start + tokens.shape[1]
         past.seen = F.pad(past.seen, (0, tokens.shape[1]), value=True)  # (B,N)
         causal = causal_mask(past.seen.shape[1], x.device)[-x.shape[1] :]
-        y = self.transformer(x, causal & rearrange(past.seen, "b n -> b 1 1 n"), past.layers)
+        layers = past.layers if remembers else None  # a block that is computed again would remember twice
+        y = self.transformer(x, causal & rearrange(past.seen, "b n -> b 1 1 n"), layers)
         first = 0 if len(y[0]) == tokens.shape[1] else 1  # the dot product's place predicts the first
         return self.to_logits(y[:, y.shape[1] - tokens.shape[1] - first :])  # (B,k+first,V)
 

@@ -56,9 +56,11 @@ def out_of_memory(
         return OutOfMemory(f"out of memory, though {why}: callbacks.fid=null callbacks.samples=null")
     if found == 0:
         return OutOfMemory(
-            f"{where}, nor of 1: a smaller model, trainer.precision=bf16-mixed, or another device"
+            f"{where}, nor of 1: a smaller model, checkpointing=true, trainer.precision=bf16-mixed, or another device"
         )
-    smaller = f"data.batch_size={found * ranks * pieces}, another run"
+    plain = config.get("checkpointing") or config["stage"]["name"] == "classifier"  # whose blocks cannot
+    less = "" if plain else "checkpointing=true, which keeps less and is the same run; or "
+    smaller = f"{less}data.batch_size={found * ranks * pieces}, another run"
     if not _may_be_in_pieces(config):
         return OutOfMemory(f"{where}{but}: {smaller}")
     more = next(

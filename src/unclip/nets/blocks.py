@@ -1,0 +1,45 @@
+"""The blocks that a net is a row of: what is sharded one by one, and what a backward pass may compute again one by one.
+What they compute is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def blocks(net: nn.Module) -> Iterator[nn.Module]:
+    """What a net has in lists; where such a part has lists of its own, their entries and its other children. What
+    stands in a sequence is like what is in a list, single layers excepted."""
+    for child in net.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            for entry in child:
+                if isinstance(child, nn.ModuleList) or any(True for _ in entry.children()):
+                    yield from _units(entry)
+        else:
+            yield from blocks(child)
+
+
+def _units(entry: nn.Module) -> Iterator[nn.Module]:
+    if any(isinstance(part, nn.ModuleList) for part in entry.modules()):
+        for child in entry.children():
+            for part in child if isinstance(child, nn.ModuleList) else [child]:
+                yield from _units(part)
+    elif any(True for _ in entry.parameters()):
+        yield entry
+
+
+def checkpoint_blocks(net: nn.Module) -> None:
+    """Keep of each block its input alone, and compute the rest again when the backward pass comes to it, with the same
+    dropout (Chen et al. 2016, section 4.1): the same numbers, a forward pass more, in the memory of one block.
+
+    In place and once, before a net is compiled or sharded; names of parameters stay. Single layers have nothing inside,
+    and a batch norm would see its batch twice: they are left as they are.
+    """
+    for block in blocks(net):
+        inside = list(block.modules())[1:]
+        if inside and not any(isinstance(part, _BatchNorm) for part in inside):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
