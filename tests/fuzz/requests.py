@@ -90,6 +90,10 @@ SHARES = {
     "ablate": 2,
     "search": 4,
 }  # of a hundred; others: 2
+OWN = (
+    *("model", "schedule", "sampler", "optim", "stage", "callbacks", "ablation", "search", "experiment"),
+    *("data", "trainer", "objective", "weighting", "times", "extractor", "logger", "tokenizer"),
+)  # groups of files of the user's own
 
 
 def words(rng: random.Random, verb: str) -> list[str]:
@@ -125,9 +129,7 @@ def _unshared() -> Iterator[None]:
 def own_files(rng: random.Random, folder: Path) -> str | None:
     """A YAML file of the user's own, a damaged copy of one of the project's, chosen in a request."""
     os.chdir(folder)
-    group = rng.choice(
-        ("model", "schedule", "sampler", "optim", "stage", "callbacks", "ablation", "search", "experiment")
-    )
+    group = rng.choice(OWN)
     name = rng.choice([n for n in options(group) if n.split("/")[-1] not in ("sample", "evaluate")])
     source = (config_folder() / group / f"{name}.yaml").read_bytes()
     changed = source

@@ -3,6 +3,7 @@ between keys that it breaks. Composes nothing."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from unclip.config import rules, targets
+from unclip.config import rules, schema, targets
 from unclip.config.problems import Problem
+from unclip.config.tree import options
 
 
 def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -133,47 +135,80 @@ def _walk(
     node: dict[str, Any], raw: Any, prefix: str, accepted: dict[str, targets.Parameter] | None
 ) -> Iterator[tuple[Problem, str]]:
     """Problems, each with the key that the value comes from, if any."""
+    yield from ((problem, "") for problem in _missing(node, prefix, accepted or {}))
     for key, value in node.items():
         full, before = f"{prefix}{key}", raw.get(key) if isinstance(raw, dict) else raw
         source = before[2:-1] if isinstance(before, str) and before.startswith("${") else ""
+        parameter = (accepted or {}).get(key)
         if str(key).startswith("_"):
             continue
         if value == "???":
             yield Problem(full, None, "is not set"), source
-        elif accepted is not None and key not in accepted and (not prefix or "_target_" in node):
+        elif accepted is not None and parameter is None and (not prefix or "_target_" in node):
             what = f"{node['_target_']} takes no such parameter" if prefix else "no such key"
             why = f"{what}{nearest(str(key), accepted)}; possible: {', '.join(accepted)}"
             yield Problem(full, value, why), source
         elif source and value is None:
             continue  # that key's own null is for its schema to judge: in `sample` it is "as it was configured"
-        elif accepted is not None and key in accepted and (wrong := accepted[key].check(value)):
-            yield Problem(full, value, wrong), source
+        elif parameter and parameter.each and isinstance(value, dict):
+            yield from _walk(value, before, f"{full}.", dict.fromkeys(value, parameter.each))
+        elif parameter and (wrong := parameter.check(value)):
+            yield Problem(full, None if isinstance(value, dict) else value, wrong), source
         elif isinstance(value, dict):
             target = value.get("_target_")
+            if "_target_" in value and (wrong := _wrong_target(target)):
+                yield Problem(f"{full}._target_", target, wrong), source
             inner = targets.parameters(target) if isinstance(target, str) else None
-            if target is not None and not isinstance(target, str):
-                yield (
-                    Problem(f"{full}._target_", target, "must be the dotted name of a class or function"),
-                    source,
-                )
-            elif target is not None and inner is None and target.startswith("unclip."):
-                yield Problem(f"{full}._target_", target, "names nothing in this package"), source
             inner = inner if inner is None else _without_name(inner, full)
             yield from _walk(value, before, f"{full}.", inner)
+
+
+def _missing(node: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter]) -> Iterator[Problem]:
+    """Keys that must be there: in groups that are not whole the program gives the rest."""
+    group = prefix[:-1]
+    whole = not group or group in schema.WHOLE
+    demanded = [key for key, p in accepted.items() if whole and p.default is targets.REQUIRED]
+    for key in dict.fromkeys([*schema.NEEDED.get(group, []), *demanded]):
+        if key not in node:
+            listed = "" if group else ", ".join(options(key))
+            how = f"give {prefix}{key}=VALUE, or write it into the YAML file"
+            yield Problem(f"{prefix}{key}", None, f"is not set; {f'possible: {listed}' if listed else how}")
+
+
+def _wrong_target(target: Any) -> str | None:
+    """What is wrong with a `_target_`."""
+    if not isinstance(target, str):
+        return "must be the dotted name of a class or function"
+    if target.startswith("unclip.") and targets.parameters(target) is None:
+        return "names nothing in this package"
+    return None if targets.exists(target) else "names nothing that could be imported from here"
 
 
 def broken_rules(
     config: dict[str, Any], base: dict[str, Any], choices: dict[str, str], strict: bool
 ) -> Iterator[Problem]:
-    """The rules between keys; not strict where values are wrong already, over which a rule may stumble."""
+    """The rules between keys; not strict where values are wrong already, or where files of the user's own may have
+    shapes that no rule knows, over which one may stumble."""
+    config = _with_defaults(config)
     for rule in rules.RULES:
         try:
             yield from rule(config, base, choices)
         except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError):
             if strict:
-                raise  # else it stumbled over a value that is already named
+                raise  # else it stumbled over a value that is already named, or that it does not understand
+
+
+def _with_defaults(node: Any) -> Any:
+    """A node with what its targets assume for the keys that it leaves out."""
+    if not isinstance(node, dict):
+        return node
+    target = node.get("_target_")
+    accepted = (targets.parameters(target) if isinstance(target, str) else None) or {}
+    unknown = (targets.REQUIRED, targets.UNREADABLE)
+    assumed = {key: p.default for key, p in accepted.items() if p.default not in unknown}
+    return {**assumed, **{key: _with_defaults(value) for key, value in node.items()}}
 
 
 def _without_name(accepted: dict[str, targets.Parameter], full: str) -> dict[str, targets.Parameter]:
     """`stage.name` is the stage's own word, not its target's parameter."""
-    return {**accepted, "name": targets.Parameter("name", None)} if full == "stage" else accepted
+    return {**accepted, "name": targets.Parameter("name", ast.Name("str"))} if full == "stage" else accepted

@@ -242,7 +242,8 @@ class _Composer:
         if self.verb == "train":
             own = [f"{group}={choices[group]}" for group in ("stage", "prior_kind") if choices.get(group)]
             base, _ = self._compose(own)
-            problems += checks.broken_rules(config, base, choices, strict=not problems)
+            strict = not problems and own_folder() is None
+            problems += checks.broken_rules(config, base, choices, strict)
         if self.verb == "evaluate":
             problems += [
                 Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])

@@ -26,9 +26,9 @@ def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) ->
             yield Problem(
                 group, choices.get(group), f"is not an objective of stage {stage}, whose own is {_name(own)}"
             )
-    own, given = base["model"], config.get("model")
+    own, given = base.get("model", {}), config.get("model")
     here = str(choices.get("model")).startswith(f"{stage}/")  # the stage's other nets may be in other modules
-    if not isinstance(given, dict) or (_module(own) != _module(given) and not here):
+    if isinstance(given, dict) and _module(own) != _module(given) and not here:
         yield Problem(
             "model", choices.get("model"), f"is not a model of stage {stage}; possible: {stage}/..."
         )

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
+
+from unclip.config import hints
 
 REQUIRED = object()  # the default of a parameter that has none
 UNREADABLE = object()  # a default that is an expression, not a literal
@@ -29,10 +32,10 @@ class Parameter:
         """What `value` violates (`must be int`, `must satisfy T >= 2`), or None."""
         if self.annotation is None or (isinstance(value, dict) and "_target_" in value):
             return None
-        if not _fits(self.annotation, value):
-            return f"must be {_describe(self.annotation)}"
-        for bound in _bounds(self.annotation):
-            if value is not None and not _holds(bound, self.name, value):
+        if not hints.fits(self.annotation, value):
+            return f"must be {hints.described(self.annotation)}"
+        for bound in hints.bounds(self.annotation):
+            if value is not None and not hints.holds(bound, self.name, value):
                 return f"must satisfy {bound}"
         return None
 
@@ -41,17 +44,18 @@ class Parameter:
         """What fits, in words: `int, T >= 2`; empty where anything does."""
         if self.annotation is None:
             return ""
-        return ", ".join([_describe(self.annotation), *_bounds(self.annotation)])
+        return ", ".join([hints.described(self.annotation), *hints.bounds(self.annotation)])
+
+    @property
+    def each(self) -> Parameter | None:
+        """What each value of a `dict[str, X]` is; None of anything else."""
+        inner = None if self.annotation is None else hints.each(self.annotation)
+        return None if inner is None else Parameter(self.name, inner)
 
     @property
     def choices(self) -> list[str]:
         """The values there are, where the annotation lists them: of a Literal, and of a bool."""
-        if self.annotation is None:
-            return []
-        kinds = _alternatives(self.annotation)
-        literals = [k for k in kinds if isinstance(k, ast.Subscript) and _name(k.value) == "Literal"]
-        listed = [str(p.value) for k in literals for p in _parts(k) if isinstance(p, ast.Constant)]
-        return listed + (["true", "false"] if any(_name(k) == "bool" for k in kinds) else [])
+        return [] if self.annotation is None else hints.choices(self.annotation)
 
 
 @cache
@@ -103,10 +107,22 @@ def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def exists(target: str) -> bool:
+    """Whether there is a package that it could be imported from."""
+    return _spec(target.split(".")[0]) is not None
+
+
+def _spec(top: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(top)
+    except ValueError:  # no name, or that of a module without a file
+        return None
+
+
 @cache
 def _module(name: str) -> _Module | None:
     top, *rest = name.split(".")
-    spec = importlib.util.find_spec(top)
+    spec = _spec(top)
     if spec and not rest and spec.origin and spec.origin.endswith(".py"):
         return _Module(name, Path(spec.origin))  # a user's own file beside the packages
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -200,101 +216,3 @@ def _default(node: ast.expr | None) -> Any:
     except ValueError:
         return UNREADABLE
     return list(value) if isinstance(value, tuple) else value
-
-
-# --- types and ranges ------------------------------------------------------------------------------------------
-
-_SCALARS: dict[str, Callable[[Any], bool]] = {
-    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
-    "float": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
-    "bool": lambda v: isinstance(v, bool),
-    "str": lambda v: isinstance(v, str),
-    "None": lambda v: v is None,
-}
-_SEQUENCES = ("list", "tuple", "Sequence", "List", "Tuple")
-
-
-def _name(node: ast.expr) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _parts(node: ast.Subscript) -> list[ast.expr]:
-    return node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-
-
-def _alternatives(node: ast.expr) -> list[ast.expr]:
-    """The members of `A | B`, `Union[A, B]` or `Optional[A]`, the annotated type of `Annotated[A, ...]`."""
-    if isinstance(node, ast.BinOp):
-        return [*_alternatives(node.left), *_alternatives(node.right)]
-    if isinstance(node, ast.Subscript):
-        kind, parts = _name(node.value), _parts(node)
-        if kind == "Annotated":
-            return _alternatives(parts[0])
-        if kind == "Union":
-            return [a for part in parts for a in _alternatives(part)]
-        if kind == "Optional":
-            return [*_alternatives(parts[0]), ast.Constant(None)]
-    return [node]
-
-
-def _fits(annotation: ast.expr, value: Any) -> bool:
-    return any(_fits_one(node, value) for node in _alternatives(annotation))
-
-
-def _fits_one(node: ast.expr, value: Any) -> bool:
-    if isinstance(node, ast.Constant):
-        return value is None if node.value is None else True
-    if isinstance(node, ast.Subscript):
-        kind, parts = _name(node.value), _parts(node)
-        if kind == "Literal":
-            return any(
-                value == p.value and type(value) is type(p.value)
-                for p in parts
-                if isinstance(p, ast.Constant)
-            )
-        if kind in _SEQUENCES:
-            if not isinstance(value, list):
-                return False
-            kinds = [p for p in parts if not (isinstance(p, ast.Constant) and p.value is ...)]
-            if kind in ("tuple", "Tuple") and len(kinds) == len(parts):
-                return len(value) == len(kinds) and all(
-                    _fits(k, v) for k, v in zip(kinds, value, strict=True)
-                )
-            return all(_fits(kinds[0], v) for v in value)
-        if kind == "dict":
-            return isinstance(value, dict) and all(_fits(parts[1], inner) for inner in value.values())
-        return True
-    check = _SCALARS.get(_name(node))
-    return check(value) if check else True
-
-
-def _describe(annotation: ast.expr) -> str:
-    words = []
-    for node in _alternatives(annotation):
-        if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
-            words += [str(p.value) for p in _parts(node) if isinstance(p, ast.Constant)]
-        else:
-            null = isinstance(node, ast.Constant) and node.value is None
-            words.append("null" if null else ast.unparse(node))
-    return " | ".join(words)
-
-
-def _bounds(annotation: ast.expr) -> list[str]:
-    """The conditions that `Annotated[...]` states anywhere in the annotation."""
-    found = []
-    for node in ast.walk(annotation):
-        if isinstance(node, ast.Subscript) and _name(node.value) == "Annotated":
-            found += [
-                p.value for p in _parts(node)[1:] if isinstance(p, ast.Constant) and isinstance(p.value, str)
-            ]
-    return found
-
-
-_FUNCTIONS = {"all": all, "any": any, "len": len, "min": min, "max": max, "abs": abs}
-
-
-def _holds(bound: str, name: str, value: Any) -> bool:
-    try:
-        return bool(eval(bound, {"__builtins__": {}, **_FUNCTIONS, name: value}))
-    except TypeError:
-        return True  # an alternative the bound does not speak of, such as `auto` beside a number
