@@ -23,7 +23,7 @@ test-slow: setup  ## the tests that take minutes
 
 CASES ?= 10000
 fuzz: setup  ## ten thousand random mistakes in requests and files; CASES=N others, CASES=NAME:NUMBER one again
-	@CASES='$(CASES)' $(VENV)/bin/python -m pytest tests/fuzz -n 2 -q
+	@CASES='$(CASES)' $(VENV)/bin/python -m pytest tests/fuzz -n 2 -q -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 test-gpu: setup  ## the tests that need a CUDA GPU
 	@$(VENV)/bin/python -m pytest -m "gpu" -q

@@ -1,5 +1,5 @@
-"""What is demanded of every case: success, or one clear message by the project's own way of failing, in time, within
-memory, and nothing half written. Knows no case."""
+"""What is demanded of every case: success, or one clear message by the project's own way of failing, in time and within
+memory. Knows no case."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def _limited(function: Callable[[], Any]) -> Any:
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     handler = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)  # again and again: somebody may have caught the first
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
     try:
         return function()
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, handler)
 
 
