@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import string
@@ -163,9 +164,14 @@ def tree(rng: random.Random, of: Any) -> Any:
     return found
 
 
+def _any(rng: random.Random) -> Any:
+    """A copy: what is put into it is of this case alone."""
+    return copy.deepcopy(rng.choice(VALUES))
+
+
 def _changed(rng: random.Random, node: Any) -> Any:
     if rng.random() < 0.15 or not node or not isinstance(node, dict | list):
-        return rng.choice((rng.choice(VALUES), rng.choice(VALUES), [node], {"a": node}, str(node)))
+        return rng.choice((_any(rng), _any(rng), [node], {"a": node}, str(node)))
     if isinstance(node, list):
         i = rng.randrange(len(node))
         node[i] = _changed(rng, node[i])
@@ -177,7 +183,7 @@ def _changed(rng: random.Random, node: Any) -> Any:
     elif how == 1:
         node[text(rng, str(key))] = node.pop(key)
     elif how == 2:
-        node[rng.choice(("x", "", "_target_", "0", "__class__", key))] = rng.choice(VALUES)
+        node[rng.choice(("x", "", "_target_", "0", "__class__", key))] = _any(rng)
     else:
         node[key] = _changed(rng, node[key])
     return node

@@ -21,6 +21,7 @@ from tests.conftest import SMALL
 from torch import Tensor
 
 from unclip import cli
+from unclip.config.problems import Problems
 from unclip.evaluate import catalogue
 from unclip.evaluate.distances import frechet
 from unclip.evaluate.extractors import RandomNetwork
@@ -28,6 +29,7 @@ from unclip.evaluate.intervals import wilson
 from unclip.evaluate.judge import Settings, memorisation, pictures
 from unclip.evaluate.seen import Reference, Seen
 from unclip.report import sweep_curves, table
+from unclip.runs.evaluate import checked
 
 
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -252,6 +254,17 @@ def test_every_problem_with_pictures_is_named_at_once(tmp_path: Path) -> None:
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["run=[1]", "paths.outputs=3", "metrics={a:1}", "metrics=[[1]]", "reference=2"]
+)
+def test_what_is_judged_is_not_asked_with_values_of_another_kind(wrong: str) -> None:
+    with pytest.raises(Problems) as error:
+        checked(["images=.", "reference=there", wrong])
+    (problem,) = error.value.problems
+    assert str(problem).startswith(wrong.split("=")[0])
+    assert "must be " in problem.why
 
 
 # ---- the numbers ------------------------------------------------------------------------------------------------

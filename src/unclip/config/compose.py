@@ -244,7 +244,7 @@ class _Composer:
             base, _ = self._compose(own)
             strict = not problems and own_folder() is None
             problems += checks.broken_rules(config, base, choices, strict)
-        if self.verb == "evaluate":
+        if self.verb == "evaluate" and "metrics" not in {p.key for p in problems}:
             problems += [
                 Problem("metrics", *wrong) for wrong in catalogue.wrong_names(config.get("metrics") or [])
             ]

@@ -71,8 +71,13 @@ def checked(arguments: list[str]) -> Request:
             values[key].append((value if key == "sampler" else one.get(key), one.get(key)))
         if len({str(shown) for shown, _ in values[key]}) < len(given):
             found.append(Problem(key, ",".join(given), "has a value twice"))
-    alone, wrong = _what_is_judged(config, {argument.partition("=")[0] for argument in arguments}, swept)
-    found += wrong
+    alone, judged = None, {*RUNS, "images", "reference", "metrics", "paths"}
+    if not any(
+        problem.key.split(".")[0] in judged and not isinstance(problem.given, str) for problem in found
+    ):
+        typed = {argument.partition("=")[0] for argument in arguments}
+        alone, wrong = _what_is_judged(config, typed, swept)
+        found += wrong
     if found:
         raise Problems(list(dict.fromkeys(found)))
     cells = [
@@ -188,7 +193,9 @@ def _wrong_with_pictures(config: dict[str, Any], typed: set[str]) -> list[Proble
     found += _reference_problem(config.get("reference"))
     for key in SAMPLING:
         if key in typed:
-            found.append(Problem(key, None, "is a setting of sampling, and images= are there already"))
+            found.append(
+                Problem(key, None, "is a setting of sampling, and images= are there already: leave it out")
+            )
     of_runs = {"captions", "model", "upsampler", "autoencoder"}
     for name in config.get("metrics") or []:
         if needs := catalogue.METRICS[name].needs & of_runs if name in catalogue.METRICS else None:
