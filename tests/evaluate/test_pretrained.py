@@ -92,13 +92,15 @@ class TestInception:
         assert "\n" not in message
 
     def test_what_is_no_file_of_it_is_refused(self, tmp_path):
-        other, damaged = tmp_path / "other.pth", tmp_path / "damaged.pth"
+        other, damaged, popped = (tmp_path / f"{name}.pth" for name in ("other", "damaged", "popped"))
         torch.save({"fc.weight": torch.zeros(3)}, other)
         damaged.write_bytes(b"PK\x03\x04 half of something")
+        popped.write_bytes(b"u.")  # sets the items of a dictionary that was never begun
         for path, why in (
             (tmp_path / "none.pth", "No such file"),
             (other, "not the weights of this network"),
             (damaged, "not a whole file of weights"),
+            (popped, "not a whole file of weights"),
         ):
             with pytest.raises(WeightsUnavailable) as error:
                 Inception(str(path))

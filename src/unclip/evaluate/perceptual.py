@@ -4,7 +4,6 @@ network is not to be judged by it: measure with another extractor.
 
 from __future__ import annotations
 
-import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
@@ -84,7 +83,7 @@ class Vgg16Features(Perceptual):
                 self.net: nn.Module = vgg16().features[: self.AFTER[-1] + 1]
             kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
             self.net.load_state_dict(kept, assign=True)
-        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, AttributeError) as error:
+        except Exception as error:  # no network, no file, or whatever a reader stumbles over in a damaged one
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise WeightsUnavailable(
                 f"perceptual.weights = {weights}: {why}; give the path of vgg16-397923af.pth, or {DOWNLOAD}"
