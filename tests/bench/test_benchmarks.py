@@ -69,7 +69,8 @@ def test_data_says_what_loading_is_of_a_step():
     assert [row["name"] for row in loaders["rows"]] == ["unclip", "unclip", "torch DataLoader"]
     name, batch, loading, step, share = shares["cells"][1]
     assert (name, batch) == ("smoke/prior", "4")
-    assert float(share.rstrip("%")) == pytest.approx(100 * float(loading) / float(step), rel=0.2)
+    rounding = 0.005 / float(loading) + 0.05 / float(step)  # of the numbers in the table
+    assert float(share.rstrip("%")) == pytest.approx(100 * float(loading) / float(step), rel=rounding + 0.02)
 
 
 class Exact(nn.Module):
