@@ -7,13 +7,13 @@ Answered from the YAML files alone, in a tenth of a second: Hydra composes nothi
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE, WRONG_REQUEST
+from unclip.cli import DONE
 from unclip.config import targets, tree
+from unclip.config.problems import Problem, Problems
 from unclip.config.schema import SCHEMAS, named
 from unclip.config.sketch import chosen, composed, defaults
 from unclip.config.tree import OWN_FOLDER, options
@@ -77,8 +77,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] == "candidates":
         print("".join(f"{candidate}\n" for candidate in candidates(arguments[1])), end="")
         return DONE
-    print(VERBS["completion"].help, file=sys.stderr)
-    return WRONG_REQUEST
+    why = "is no shell that it knows;" if arguments else "of which shell?"
+    raise Problems([Problem(" ".join(arguments), None, f"{why} possible: {', '.join(SCRIPTS)}")])
 
 
 def candidates(line: str) -> list[str]:

@@ -30,8 +30,10 @@ class KeyedNoise:
 
     def __call__(self, x: Tensor) -> Tensor:
         self._check(len(x))
-        rows = [torch.randn(x.shape[1:], generator=g) for g in self.generators]
-        return torch.stack(rows).to(device=x.device, dtype=x.dtype)
+        rows = torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators])
+        if x.device.type == "cuda":
+            rows = rows.pin_memory().to(x.device, non_blocking=True)  # the host does not wait for the GPU
+        return rows.to(device=x.device, dtype=x.dtype)
 
     def uniform(self) -> Tensor:
         """(B,) in [0, 1)."""

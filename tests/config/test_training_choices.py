@@ -42,6 +42,10 @@ HYBRID = ["model.learned_variance=true", "stage.loss=hybrid"]
         (["times=normal"], "times = normal: no such option"),
         (["times=log_normal", "times.P_std=0"], "times.P_std = 0: must satisfy P_std > 0"),
         (["weighting=p2", "weighting.k=0"], "weighting.k = 0: must satisfy k > 0"),
+        (
+            ["compile=reduce-overhead", "trainer.accumulate_grad_batches=2"],
+            "trainer.accumulate_grad_batches = 2: compile=reduce-overhead replays CUDA graphs",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named(overrides: list[str], problem: str) -> None:

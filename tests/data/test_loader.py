@@ -1,6 +1,7 @@
 """The loader's promises: every sample once, the same batches on any number of ranks, resumed or not."""
 
 import itertools
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -9,6 +10,7 @@ import torch
 from unclip.data.images import to_float, to_uint8
 from unclip.data.loader import BatchLoader, shifted_and_flipped
 from unclip.data.module import ImageTextData
+from unclip.data.synthetic import Synthetic
 
 AUGMENTED = {"training": True, "flip": 0.5, "crop_padding": 2, "seed": 3}
 
@@ -177,3 +179,27 @@ def test_lightning_resumes_in_the_middle_of_an_epoch_with_the_batches_that_are_l
         fit(stopped := Seen(stop_after=7))
     rest = fit(Seen(), checkpoint=tmp_path / "stopped.ckpt")
     assert stopped.steps + rest == whole
+
+
+def test_what_is_on_a_device_is_put_together_there(numbered):
+    """On a device that holds no values nothing but shapes can be asked, and nothing mixed with the host's."""
+    here, there = (
+        list(BatchLoader(data, 10, **AUGMENTED)) for data in (numbered, numbered.to(torch.device("meta")))
+    )
+    assert [{name: x.shape for name, x in batch.items()} for batch in here] == [
+        {name: x.shape for name, x in batch.items()} for batch in there
+    ]
+    assert {x.device.type for batch in there for x in batch.values()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "moves"),
+    [("auto", "cpu", False), ("gpu", "cpu", False), ("cpu", "meta", False), ("gpu", "meta", True)],
+)
+def test_a_split_goes_to_the_device_that_trains_where_it_is_asked_to(setting, device, moves):
+    data = Synthetic(size=32, image_size=8, batch_size=8, device=setting)
+    data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+        global_rank=0, world_size=1, accumulate_grad_batches=1,
+    )  # fmt: skip
+    assert data.train_dataloader().data.images.is_meta == moves

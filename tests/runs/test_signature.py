@@ -35,6 +35,8 @@ def config(*overrides: str) -> dict[str, Any]:
         "retry=true",
         "on_nan=skip",
         "checkpointing=true",
+        "trainer.benchmark=false",
+        "data.device=cpu",
         "paths.data=/elsewhere",
     ],
 )
@@ -58,6 +60,8 @@ def test_what_cannot_change_the_result_does_not_change_the_signature(override: s
         "trainer.max_steps=3",
         "trainer.precision=bf16-mixed",
         "trainer.gradient_clip_val=2.0",
+        "matmul=highest",
+        "compile=max-autotune",
         "callbacks.ema.decay=0.9",
         "stage.drop_embedding=0.2",
         "sampler.steps=9",

@@ -21,6 +21,7 @@ from unclip.bench.measure import Way
 from unclip.config.compose import compose
 from unclip.data.embeddings import Embeddings, text_features
 from unclip.data.module import ImageTextData
+from unclip.lit import policy
 from unclip.lit.base import Stage
 from unclip.nets.clip import CLIP
 from unclip.randomness import key
@@ -44,7 +45,7 @@ class Training:
         clip: CLIP | None = None,
         embedded: Callable[[CLIP, ImageTextData, Embeddings], Any] = lambda clip, source, drawn: drawn,
     ):
-        composed = compose("train", overrides)
+        self.overrides, composed = overrides, compose("train", overrides)
         self.config = composed.config
         self.source: ImageTextData = build.data(self.config)
         if self.config.get("autoencoder") or self.config.get("prior"):
@@ -100,9 +101,7 @@ class Training:
         )
 
     def compile(self) -> None:
-        wanted = self.config["compile"]
-        if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
-            self.module.net.compile()
+        policy.compile_parts(self.module, self.config["compile"], self.device)
 
     def run(self, steps: int) -> float:
         """Seconds of so many steps, with the loading of their batches and the averaging of weights."""
@@ -111,7 +110,7 @@ class Training:
         bounds = {"max_steps": clock.settling + steps, "max_epochs": -1, "limit_val_batches": 0}
         config = {**self.config, "callbacks": averaging, "logger": None, "extractor": None}
         config["trainer"] = {**self.config["trainer"], **bounds}
-        torch.set_float32_matmul_precision("high")
+        policy.multiply(self.config["matmul"])
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(config, Run(Path(folder)), self.module, self.source)
             trainer.callbacks.append(clock)  # type: ignore[attr-defined]

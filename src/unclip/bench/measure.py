@@ -85,8 +85,10 @@ class Contest:
             if self.counts:
                 if not way.settling:
                     way.run(1)  # optimizers have all that they hold from the second step on
-                with counter() as counted:
-                    way.run(1)
+                way.run(1)
+        if self.counts:
+            with counter() as counted:  # apart: what is computed again in a backward pass is kept while it counts
+                way.run(1)
         row: Row = {"name": way.name, "items": way.items, "parameters": way.parameters, "note": way.note}
         if memory:
             row |= {"held_bytes": memory.held, "step_bytes": memory.peak - memory.held}

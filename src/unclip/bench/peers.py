@@ -1,5 +1,6 @@
 """What a user would pick instead, training on the same batches: other libraries' U-Nets with as many parameters as
-ours, and the training that each library's own examples have. A library that is not installed says how to get it.
+ours, and the training that each library's own examples have; and ours with its blocks computed again in the backward
+pass. A library that is not installed says how to get it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def peers(ours: Training) -> dict[str, Callable[[], Way | Absent]]:
         "diffusers": lambda: diffusers(ours),
         "denoising-diffusion-pytorch": lambda: denoising_diffusion(ours),
         "dalle2-pytorch": lambda: dalle2(ours),
+        "checkpointing": lambda: Training([*ours.overrides, "checkpointing=true"]).way(
+            note="checkpointing=true"
+        ),
     }
 
 

@@ -87,7 +87,9 @@ class BenchTraining:
     """conf/bench_training.yaml: training a decoder beside other libraries'."""
 
     training: list[str]
-    peers: list[Literal["tutorial", "diffusers", "denoising-diffusion-pytorch", "dalle2-pytorch"]]
+    peers: list[
+        Literal["tutorial", "diffusers", "denoising-diffusion-pytorch", "dalle2-pytorch", "checkpointing"]
+    ]
     rounds: Annotated[int, "rounds >= 1"] = 5
     seconds: Annotated[float, "seconds > 0"] = 1.0
     out: str = "outputs/bench/training"

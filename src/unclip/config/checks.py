@@ -68,8 +68,9 @@ def key_problem(override: Override, config: dict[str, Any], keys: list[str], ver
     if key not in keys:
         same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
         inside = [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == above]
-        where = f"; {above} has: {', '.join(inside)}" if above and inside else ""
-        return Problem(key, _typed(override), f"no such key{nearest(key, keys, same_leaf)}{where}")
+        where = f"; {f'{above} has' if above else 'possible'}: {', '.join(inside)}" if inside else ""
+        near = nearest(key, keys, same_leaf)
+        return Problem(key, _typed(override), f"no such key{near}{where if above or not near else ''}")
     return _deletion_problem(key, config) if override.is_delete() else None
 
 
@@ -95,6 +96,12 @@ def _typed(override: Override) -> str | None:
 
 
 UNCOMPOSABLE = (HydraException, OmegaConfBaseException, YAMLError)
+MEANT = {  # of what Hydra and OmegaConf say
+    "Multiple values for": "is chosen already: without the + it chooses another",
+    "Could not override": "names nothing that is there; + before it adds it",
+    "Could not delete": "is not what is chosen: ~GROUP leaves out whatever is",
+    "is not in struct": "no such key; + before the override adds it",
+}
 
 
 @contextmanager
@@ -111,10 +118,11 @@ def hydras_own() -> Iterator[None]:
 
 def not_composed(error: Exception, request: str = "") -> Problem:
     """Hydra's or OmegaConf's own complaint, with the key that it is about."""
-    said = error.__cause__ if str(error).startswith("Error merging override") else error
-    lines = str(said).strip().splitlines()
+    inner = str(error).startswith(("Error merging override", "Could not override")) and error.__cause__
+    lines = str(inner or error).strip().splitlines()
     key = next((line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")), "")
-    return Problem(key or request, None, lines[0])
+    why = next((ours for theirs, ours in MEANT.items() if theirs in lines[0]), lines[0])
+    return Problem(key or request, None, why)
 
 
 def nearest(given: str, possible: Iterable[str], first: list[str] | None = None) -> str:

@@ -75,7 +75,7 @@ def upsampler(config: Config, base: Config, choices: dict[str, str]) -> Iterator
     if factor in (2, 4) and size % factor:
         why = f"must divide data.image_size = {size}; possible: {', '.join(str(f) for f in (2, 4) if size % f == 0)}"
         yield Problem("model.factor", factor, why)
-    elif side % multiple or not side:
+    elif factor in (2, 4) and (side % multiple or not side):
         sides = range(multiple, size + 1, multiple)
         shares = ", ".join(f"{s / size:.4g}" for s in sides if size % s == 0)
         why = f"is {side} of {size} pixels, which must be a multiple of {multiple}; possible: {shares}"

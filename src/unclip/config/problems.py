@@ -66,6 +66,11 @@ def in_words(error: BaseException) -> str:
     return first if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {first}"
 
 
+def last_line(error: Any) -> str:
+    """Of what a run left as its error, a traceback perhaps, the line that names it; empty where there is none."""
+    return (str(error).strip().splitlines() or [""])[-1] if error else ""
+
+
 def foreseen(error: BaseException) -> bool:
     """Whether these words are enough, and a traceback would say nothing more."""
     return isinstance(error, Failure | Problems | OSError)

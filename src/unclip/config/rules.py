@@ -38,7 +38,9 @@ def _unconditional(config: Config, base: Config, choices: dict[str, str]) -> Ite
     """A decoder that takes no embeddings has no CLIP below it, and any other has one."""
     if choices["stage"] != "decoder":
         return
-    conditional = "embedding_dim" in (targets.parameters(config["model"]["_target_"]) or {})
+    if (taken := targets.parameters(config["model"]["_target_"])) is None:
+        return
+    conditional = "embedding_dim" in taken
     if conditional and not config.get("clip"):
         yield Problem(
             "clip", "null", f"model={choices['model']} is told embeddings: auto, a run of one, or random"
@@ -119,6 +121,11 @@ def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
             "stage.adaptive_weight balances the gradients of a whole batch: 1, or stage.adaptive_weight=false"
         )
         yield Problem("trainer.accumulate_grad_batches", pieces, why)
+    if isinstance(config.get("compile"), str) and config["compile"] != "auto":
+        how = "replays CUDA graphs, which keep no gradients for the next piece"
+        yield Problem(
+            "trainer.accumulate_grad_batches", pieces, f"compile={config['compile']} {how}: 1, or compile=true"
+        )
 
 
 def _strategy(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:

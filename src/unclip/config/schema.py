@@ -13,12 +13,18 @@ from unclip.config import bench_schema as bench
 
 Target = dict[str, Any]  # what its `_target_` makes of its other keys
 
-NEEDED = {  # keys of a training's groups that no signature demands, and that are read before anything is made
-    "stage": ("name",),
-    "optim": ("lr",),
-    "trainer": (
-        *("accelerator", "devices", "num_nodes", "strategy", "accumulate_grad_batches", "max_steps", "max_epochs"),
-    ),
+NEEDED = {  # by group, keys that no signature demands, and that are read before anything is made
+    "stage": ["name"],
+    "optim": ["lr"],
+    "trainer": [
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "strategy",
+        "accumulate_grad_batches",
+        "max_steps",
+        "max_epochs",
+    ],
 }
 WHOLE = ("data", "tokenizer", "schedule", "sampler", "corruption", "extractor", "perceptual")
 """Groups to whose targets nothing is given but what is in the configuration."""
@@ -53,7 +59,8 @@ class Train:
     guidance: Annotated[float, "guidance >= 0"] = 1.0
     clip_x0: Annotated[float | None, "clip_x0 > 0"] = None
     seed: Annotated[int, "0 <= seed < 2**32"] = 0
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto", "reduce-overhead", "max-autotune"] = "auto"
+    matmul: Literal["highest", "high", "medium"] = "high"
     checkpointing: bool = False
     on_nan: Literal["stop", "skip"] = "stop"
     retry: bool = False

@@ -4,9 +4,10 @@ made by the loader."""
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from unclip.data.fingerprint import fingerprint
@@ -37,6 +38,11 @@ class ImageText:
     def own_captions(self) -> list[str]:
         """Each image's caption."""
         return [self.captions[i] for i in self.caption_ids.tolist()]
+
+    def to(self, device: torch.device) -> ImageText:
+        """The same on another device."""
+        images, ids, labels = (x.to(device) for x in (self.images, self.caption_ids, self.labels))
+        return replace(self, images=images, caption_ids=ids, labels=labels)
 
     def head(self, count: int) -> ImageText:
         """The first `count` samples, as a split of its own."""

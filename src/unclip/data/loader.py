@@ -1,5 +1,5 @@
-"""Batches of a split that is in memory: the same on any number of devices and after any interruption.
-Not a `DataLoader`: no workers, no item-by-item collation; it is told its rank, it asks nobody."""
+"""Batches of a split that is in memory, the machine's or a GPU's: the same on any number of devices and after any
+interruption. Not a `DataLoader`: no workers, no item-by-item collation; it is told its rank, it asks nobody."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BatchLoader:
     In training a rank's part comes in `pieces` of equal size, one after the other.
 
     A batch is {"image": uint8 (b,C,H,W), "caption": int64 (b,), "label": int64 (b,), "index": int64 (b,) into
-    the split}. Augmentation (training only): a flip with probability `flip`, and a shift by up to
+    the split}, where the split is. Augmentation (training only): a flip with probability `flip`, and a shift by up to
     `crop_padding` pixels each way, edge pixels repeated, keyed by (seed, epoch, sample).
 
     Lightning calls `sampler.set_epoch`, and saves and loads the position within the epoch with
@@ -56,7 +56,7 @@ class BatchLoader:
             of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
             raise ValueError(f"batch_size = {batch_size}: the global size must be divisible by {of}")
         if training and batch_size > len(data):
-            raise ValueError(f"batch_size = {batch_size}: the training split has only {len(data)} images")
+            raise ValueError(f"batch_size = {batch_size}: the training split has only {len(data)} images; give as many or fewer")
         self.data, self.batch_size, self.training = data, batch_size, training
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.rank, self.ranks, self.pieces = rank, ranks, pieces if training else 1
@@ -97,6 +97,8 @@ class BatchLoader:
         self._resume = None
         order = self.order(epoch) if self.training else None
         indices = order.permutation if order else torch.arange(len(self.data))
+        device = self.data.labels.device
+        indices, order = indices.to(device), order and Order(*(x.to(device) for x in order))
         for k in range(first, len(self) // self.pieces):
             part = self._part(indices[k * self.batch_size : (k + 1) * self.batch_size])
             for number, index in enumerate(part.tensor_split(self.pieces), 1):
@@ -137,8 +139,9 @@ def shifted_and_flipped(images: Tensor, shift: Tensor, flipped: Tensor) -> Tenso
     """images (B,C,H,W), shift (B,2) in pixels down and right, flipped (B,) bool -> (B,C,H,W), edge pixels
     repeated; one gather."""
     height, width = images.shape[-2:]
-    rows = (torch.arange(height) - shift[:, :1]).clamp_(0, height - 1)  # (B,H): the source of each row
-    columns = (torch.arange(width) - shift[:, 1:]).clamp_(0, width - 1)  # (B,W)
+    down, right = (torch.arange(n, device=images.device) for n in (height, width))
+    rows = (down - shift[:, :1]).clamp_(0, height - 1)  # (B,H): the source of each row
+    columns = (right - shift[:, 1:]).clamp_(0, width - 1)  # (B,W)
     columns = torch.where(rearrange(flipped, "b -> b 1"), columns.flip(1), columns)
     source = rearrange(rows * width, "b h -> b 1 h 1") + rearrange(
         columns, "b w -> b 1 1 w"

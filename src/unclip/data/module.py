@@ -4,9 +4,11 @@ Knows nothing of particular data sets."""
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import lightning
+import torch
+from torch import Tensor
 
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import ImageText, Split
@@ -16,6 +18,7 @@ from unclip.diffusion.bounds import bounded
 if TYPE_CHECKING:
     from unclip.evaluate.attributes import Checks
 
+SHARE = 1 / 16  # of a GPU's memory, which a split may take there
 FEW = 100  # captions: with more of them, tables are not by caption, and samples are drawn for some of them
 
 __all__ = ["ImageText", "ImageTextData", "Split"]
@@ -27,7 +30,9 @@ class ImageTextData(lightning.LightningDataModule):
 
     batch_size: of all devices together, and of all pieces that the trainer accumulates gradients of. flip: probability
     of a horizontal flip; crop_padding: random shifts by up to so many pixels; both on training batches only, keyed by
-    (seed, epoch, sample). licence, attribution: of the pictures, as `unclip data info` shows them.
+    (seed, epoch, sample). device: where splits are while a net is trained on them, and batches are put together; auto:
+    on the GPU that trains, if no split takes more than SHARE of its memory; gpu: there, whatever they take. licence,
+    attribution: of the pictures, as `unclip data info` shows them.
     """
 
     licence: str = "not stated"
@@ -42,6 +47,7 @@ class ImageTextData(lightning.LightningDataModule):
         flip: Annotated[float, "0 <= flip <= 1"] = 0.0,
         crop_padding: Annotated[int, "crop_padding >= 0"] = 0,
         seed: Annotated[int, "seed >= 0"] = 0,
+        device: Literal["auto", "cpu", "gpu"] = "auto",
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -49,6 +55,7 @@ class ImageTextData(lightning.LightningDataModule):
         self.flip = flip
         self.crop_padding = crop_padding
         self.seed = seed
+        self.device = device
         self._splits: dict[str, ImageText] = {}
 
     def load(self, split: Split) -> ImageText:
@@ -106,8 +113,11 @@ class ImageTextData(lightning.LightningDataModule):
 
     def _loader(self, split: Split, training: bool) -> BatchLoader:
         trainer = self.trainer
+        data = self.split(split)
+        if trainer and self._belongs_on(device := trainer.strategy.root_device, data.images):
+            data = data.to(device)
         return self.loader(
-            self.split(split),
+            data,
             self.batch_size,
             training=training,
             flip=self.flip,
@@ -117,3 +127,13 @@ class ImageTextData(lightning.LightningDataModule):
             ranks=trainer.world_size if trainer else 1,
             pieces=trainer.accumulate_grad_batches if trainer else 1,
         )
+
+    def _belongs_on(self, device: torch.device, images: Tensor) -> bool:
+        """Whether a split with these images is to be kept on the device that trains."""
+        if (
+            self.device == "cpu" or device.type == "cpu" or not isinstance(images, Tensor)
+        ):  # streamed ones stay
+            return False
+        if self.device == "gpu":
+            return True
+        return device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[1]

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from unclip.data.embeddings import Embeddings
@@ -46,12 +46,18 @@ class Stage(lightning.LightningModule):
         self.net, self.optim, self.seed = net, optim, seed
         self.embeddings: Embeddings | None = None  # of the data, for stages on top of a CLIP
         self._so_far: dict[str, list[Tensor]] = {}  # of a batch in pieces
+        self._norms: list[Tensor] = []  # of the gradients that are clipped together
         self.finite = Finite()
 
     @property
     def pieces(self) -> int:
         """Forward and backward passes in which a rank's part of a batch is computed, one after the other."""
         return int(self.trainer.accumulate_grad_batches)
+
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """What a step calls, to be compiled where nets are."""
+        return [self.net]
 
     def on_fit_start(self) -> None:
         if self.embeddings is not None:
@@ -66,13 +72,19 @@ class Stage(lightning.LightningModule):
             align(optimizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx % self.pieces == 0:
+            for optimizer in self.trainer.optimizers:
+                optimizer.zero_grad()  # Lightning would keep them in memory beside this batch's activations
         torch.manual_seed(key(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
     def on_before_backward(self, loss: Tensor) -> None:
         self.finite.saw(loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        norm = whole(get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None]))
+        self._norms = [
+            get_total_norm([p.grad for p in part if p.grad is not None]) for part in self.clipped(optimizer)
+        ]
+        norm = whole(self._norms[0])
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/grad_norm", norm)
         self.finite.check(self, optimizer, norm)
@@ -88,12 +100,14 @@ class Stage(lightning.LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            for part in self.clipped(optimizer):
-                clip(part, gradient_clip_val)
+            for part, norm in zip(self.clipped(optimizer), self._norms, strict=True):
+                if gradient_clip_algorithm == "value":
+                    clip_grad_value_(part, gradient_clip_val)
+                else:
+                    clip_grads_with_norm_(part, gradient_clip_val, norm)
 
     def clipped(self, optimizer: Optimizer) -> list[list[Tensor]]:
-        """The parameters whose gradients are clipped together, each list by itself."""
+        """The parameters whose gradients are clipped together, each list by itself; the net's come first."""
         return [[p for group in optimizer.param_groups for p in group["params"]]]
 
     def training_noise(self, batch: Batch, batch_idx: int) -> BatchNoise:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip.data.images import to_float
 from unclip.data.module import FEW
@@ -43,6 +43,11 @@ class ClipModule(Stage):
         self._seen: list[
             tuple[Tensor, Tensor, Tensor]
         ] = []  # index, caption, image embedding: for validation
+
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """The towers: CLIP itself is never called."""
+        return [self.net.image, self.net.text]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image = self.net.encode_image(to_float(batch["image"]))  # (B,D)

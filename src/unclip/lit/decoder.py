@@ -79,9 +79,11 @@ class DecoderModule(DiffusionStage):
         else:
             known = self.latents.encodings.get(split)
             found = known.at(batch["index"]) if known else self.latents.encode(to_float(batch["image"]))
-            epoch = self.current_epoch if training else None
-            noise = KeyedNoise(key(self.seed, "latents", split, epoch), batch["index"])
-            z = found.mean if self.latent == "mean" else found.sample(noise(found.mean))
+            z = found.mean
+            if self.latent == "sample":
+                epoch = self.current_epoch if training else None
+                noise = KeyedNoise(key(self.seed, "latents", split, epoch), batch["index"])
+                z = found.sample(noise(z))
             x0 = self.latent_scale(z)
         return x0.contiguous(memory_format=torch.channels_last)
 

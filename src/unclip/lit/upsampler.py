@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -79,14 +80,15 @@ class UpsamplerModule(DiffusionStage):
     def cropped(self, images: Tensor, corners: Tensor) -> Tensor:
         """(B,C,side,side) of (B,C,H,W): squares whose corners (B,2), 0 ... 1 of what is possible, are at corners of
         low-resolution pixels."""
-        factor, side = self.net.factor, self.side
-        places = torch.tensor([(n - side) // factor + 1 for n in images.shape[-2:]])
-        starts = (corners.cpu() * places).long() * factor
-        cut = [
-            image[:, y : y + side, x : x + side]
-            for image, (y, x) in zip(images, starts.tolist(), strict=True)
-        ]
-        return torch.stack(cut)
+        (_, channels, *sides), side, corners = images.shape, self.side, corners.to(images.device)
+        along = torch.arange(side, device=images.device)
+        rows, columns = (
+            (corners[:, i, None] * ((n - side) // self.net.factor + 1)).long() * self.net.factor + along
+            for i, n in enumerate(sides)
+        )  # (B,side) each
+        rows = rearrange(rows, "b y -> b 1 y 1").expand(-1, channels, -1, sides[1])
+        columns = rearrange(columns, "b x -> b 1 1 x").expand(-1, channels, side, -1)
+        return images.gather(2, rows).gather(3, columns)
 
     @torch.no_grad()
     def sample(

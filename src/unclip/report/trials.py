@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unclip.config.problems import in_words
+from unclip.config.problems import in_words, last_line
 from unclip.reading import DamagedFile, read_json
 from unclip.report.measures import flat
 from unclip.runs.listing import UNREADABLE, configuration, dotted
@@ -110,7 +110,7 @@ def _run(trial: Trial) -> None:
     assert trial.folder is not None
     stage = stage_of(trial.folder)
     trial.state = stage.state
-    trial.error = stage.problem or _last_line(stage.status.get("error") if stage.state == "failed" else "")
+    trial.error = stage.problem or last_line(stage.status.get("error") if stage.state == "failed" else "")
     trial.stages = {_stage_name(stage.config): stage} if stage.config or stage.status else {}
     trial.config = dict(_leaves(stage.config, trial.folder.parent))
     trial.overrides = str(stage.status.get("command") or "").split()[2:]
@@ -142,7 +142,7 @@ def _results(trial: Trial) -> None:
         leaves = _leaves(node, None) if isinstance(node, dict) else ()
         trial.config |= {f"{part}.{key}": value for key, value in leaves}
     trial.state = _state_of_results(folder, status, bool(measured))
-    trial.error = _last_line(status.get("error")) if trial.state == "failed" else ""
+    trial.error = last_line(status.get("error")) if trial.state == "failed" else ""
     if trial.state == "finished":
         trial.measured, trial.metrics = measured, flat(measured)
 
@@ -234,7 +234,3 @@ def _stage_name(config: Mapping[str, Any]) -> str:
     stage = config.get("stage")
     name = stage.get("name") if isinstance(stage, Mapping) else config.get("stage.name")
     return str(name or "run")
-
-
-def _last_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [""])[-1] if error else ""

@@ -27,7 +27,6 @@ from unclip.runs.multirun import OF_HYDRA, by_hydra, numbered
 from unclip.runs.results import Results
 from unclip.runs.store import typed
 from unclip.runs.sweep import Sweep
-from unclip.verbs import VERBS
 
 OWN = tuple(Ablate.__dataclass_fields__)
 DEFAULT_OFFER = ("captions", "model")  # what an evaluation of runs has, beside what the extractor gives
@@ -42,7 +41,8 @@ def main(arguments: list[str]) -> int:
         print(listed(compose("ablate", own).config))
         return DONE
     if flags or len(names) != 1:
-        print(VERBS["ablate"].help, file=sys.stderr)
+        why = f"{flags[0]} is no option of it" if flags else "give one NAME"
+        print(f"unclip ablate: {why}; possible: {', '.join(options('ablation'))}, --list", file=sys.stderr)
         return WRONG_REQUEST
     hydras = [a for a in arguments if a.startswith(OF_HYDRA)]
     rest = [a for a in arguments if "=" in a and key(a).split(".")[0] not in OWN and a not in hydras]

@@ -21,20 +21,18 @@ from unclip.config.problems import nearest
 from unclip.files import write_json, write_text
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
-from unclip.verbs import VERBS
 
 BENCHES = ("training", "prior", "sampling", "data", "evaluation", "sweep", "startup", "plan")
 
 
 def main(arguments: list[str]) -> int:
     """Check the request, measure, print and write."""
-    if not arguments or "=" in arguments[0]:
-        print(VERBS["bench"].help, file=sys.stderr)
-        return WRONG_REQUEST
-    name, *overrides = arguments
+    name, *overrides = arguments or [""]
     if name not in BENCHES:
-        near = nearest(name, BENCHES)
-        print(f"unclip bench: {name} is no benchmark{near}; possible: {', '.join(BENCHES)}", file=sys.stderr)
+        why = (
+            f"{name} is no benchmark{nearest(name, BENCHES)}" if name and "=" not in name else "give one NAME"
+        )
+        print(f"unclip bench: {why}; possible: {', '.join(BENCHES)}", file=sys.stderr)
         return WRONG_REQUEST
     request = requested(name, overrides)
     found = _measured(name, request)

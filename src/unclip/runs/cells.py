@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unclip.config.compose import many
-from unclip.config.problems import Problems
+from unclip.config.problems import Problems, last_line
 from unclip.runs import whole
 from unclip.runs.store import RECORD, Run, age
 from unclip.runs.upstream import request, resolve
@@ -62,7 +62,7 @@ class Cell:
             error = self.run.status.get("error") if self.state == "failed" else None
         except ValueError as damaged:  # status.json: named, never removed
             self.state, error = "failed", str(damaged)
-        self.error = (str(error).strip().splitlines() or ["unknown error"])[-1] if error else None
+        self.error = last_line(error) or ("unknown error" if error else None)
         return self.state
 
     @property

@@ -6,23 +6,26 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unclip.cli import DONE, FAILED, WRONG_REQUEST
-from unclip.config.compose import compose
-from unclip.verbs import VERBS
+from unclip.cli import DONE, FAILED
+from unclip.config.compose import compose, options
+from unclip.config.problems import Problem, Problems, nearest
 
 if TYPE_CHECKING:
     from unclip.data.module import ImageTextData
 
 SHOWN = 16  # pictures, in two columns with their captions
 LABEL = 44  # characters of a caption beside its picture
+ACTIONS = ("fetch", "info")
 
 
 def main(arguments: list[str]) -> int:
     """Fetch and verify; `info` then says what there is."""
-    if len(arguments) < 2 or arguments[0] not in ("fetch", "info"):
-        print(VERBS["data"].help, file=sys.stderr)
-        return WRONG_REQUEST
-    action, name, *overrides = arguments
+    action, name, *overrides = *arguments, *[""] * (2 - len(arguments))
+    if action not in ACTIONS:
+        why = f"is nothing to do with data{nearest(action, ACTIONS)};" if action else "what is to be done?"
+        raise Problems([Problem(action, None, f"{why} possible: fetch NAME, info NAME")])
+    if not name or "=" in name:
+        raise Problems([Problem(action, None, f"give one NAME; possible: {', '.join(options('data'))}")])
     config = compose("train", ["stage=classifier", f"data={name}", *overrides]).config
 
     from unclip import build

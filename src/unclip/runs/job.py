@@ -92,6 +92,7 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     import torch
 
     from unclip import build
+    from unclip.lit import policy
     from unclip.lit.sharding import FullyShard
     from unclip.runs import export, memory
 
@@ -101,17 +102,13 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
     module = build.stage(config, source)
     module.finite.on_nan = config.get("on_nan", "stop")
     trainer = trainer_of(config, run, module, source)
-    compiles = config["compile"]
-    if compiles == "auto":  # a sharded net only where it is asked for: gathering its blocks breaks the graph
-        gathers = isinstance(trainer.strategy, FullyShard)
-        compiles = trainer.strategy.root_device.type == "cuda" and not gathers
-    if compiles:
-        module.net.compile()
+    sharded = isinstance(trainer.strategy, FullyShard)
+    policy.compile_parts(module, config["compile"], trainer.strategy.root_device, sharded)
     resumes = _goes_on_from(run, first)
     if first:
         _same_data(run, source, resumes)
         print(_summary(config, module, run, resumes), flush=True)
-    torch.set_float32_matmul_precision("high")
+    policy.multiply(config.get("matmul", "high"))
     try:
         trainer.fit(module, datamodule=source, ckpt_path=resumes, weights_only=True)
         metrics = _metrics(trainer)
@@ -195,6 +192,8 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
     if isinstance(every, int):
         every *= settings["accumulate_grad_batches"]  # Lightning counts pieces
     settings |= {"val_check_interval": every, "check_val_every_n_epoch": None} if every else {}
+    if settings.get("benchmark") is None:
+        settings["benchmark"] = not settings.get("deterministic")
     logging = [loggers.logger_of(node, config, run) for node in (config.get("logger") or {}).values() if node]
     supplied = {
         "checkpoint": {"path": str(run.checkpoint)},

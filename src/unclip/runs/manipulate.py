@@ -32,7 +32,8 @@ def checked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     `eta=0.5` is `manipulation.eta=0.5`. Raises Problems, all at once."""
     kind, *rest = arguments or [""]
     if kind not in (possible := options(GROUP)):
-        raise Problems([Problem(kind or GROUP, None, f"is no manipulation; possible: {', '.join(possible)}")])
+        why = "is no manipulation" if kind else "give one KIND"
+        raise Problems([Problem(kind, None, f"{why}; possible: {', '.join(possible)}")])
     lines = overrides(kind, rest)
     request, found = {}, []
     try:

@@ -96,7 +96,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
 def _product(axes: list[list[str]]) -> list[list[str]]:
     if (count := math.prod(map(len, axes))) > MOST:
         raise Problems(
-            [Problem("", None, f"the sweep would be of {count:,} runs; possible: {MOST:,} at a time")]
+            [Problem("", None, f"the sweep would be of {count:,} runs or more; possible: {MOST:,} at a time")]
         )
     return [list(cell) for cell in itertools.product(*axes)]
 

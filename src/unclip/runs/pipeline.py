@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.config.problems import Problem, Problems
+from unclip.config.problems import Problem, Problems, last_line
 from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
@@ -152,7 +152,7 @@ def _error(run: Run) -> str | None:
         status = run.status
     except ValueError as damaged:
         return str(damaged)
-    return str(status.get("error")).strip().splitlines()[-1] if status.get("state") == "failed" else None
+    return last_line(status.get("error")) or None if status.get("state") == "failed" else None
 
 
 def summary(folder: Path, experiment: str) -> str:

@@ -26,9 +26,8 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     if reference:
         named = {**_recorded(reference, outputs), **named}
     if "decoder" not in named:
-        raise Problems(
-            [Problem("run", reference, "names no decoder; give a results folder, or decoder= and prior=")]
-        )
+        why = "names no decoder" if reference else "is not set"
+        raise Problems([Problem("run", reference, f"{why}; give a results folder, or decoder= and prior=")])
     if not (decoder := only(named["decoder"], outputs)).config.get("clip"):  # it is told nothing
         if named.get("prior", NO_PRIOR) != NO_PRIOR:
             why = f"decoder {decoder.signature} is unconditional and takes no embeddings: prior={NO_PRIOR}"

@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
     folder = Path(words[0] if words else options.get("paths.outputs", "outputs"))
     if not folder.is_dir():
         near = nearest(words[0], ACTIONS) if words else ""
-        raise Problems([Problem("paths.outputs", folder, f"there is no such folder{near}")])
+        raise Problems(
+            [Problem("paths.outputs", folder, f"there is no such folder{near}; give one with runs")]
+        )
     return (clean if action == "clean" else show)(folder, options, as_json)
 
 
@@ -106,7 +108,8 @@ def _as_json(one: Listed) -> dict[str, Any]:
 def compare(names: list[str], outputs: Path, as_json: bool) -> int:
     """The keys in which two runs' configurations differ, and their metrics."""
     if len(names) != 2:
-        raise Problems([Problem("", None, "compare takes two runs, by signature or folder")])
+        given = f"{len(names)} given{': ' if names else ''}{' '.join(names)}"
+        raise Problems([Problem("compare", None, f"takes two runs, by signature or folder; {given}")])
     pair = [_one(name, outputs) for name in names]
     a, b = (dict(_leaves(one.config)) for one in pair)
     absent = "-"
@@ -152,7 +155,7 @@ def clean(folder: Path, options: dict[str, str], as_json: bool) -> int:
     if seconds is None:
         raise Problems([Problem("older", older, "is no time; possible: 30d, 12h, 90m, 2w")])
     if yes not in ("true", "false"):
-        raise Problems([Problem("yes", yes, "possible: true, false")])
+        raise Problems([Problem("yes", yes, "must be true or false")])
     every, notes = scan(folder)
     meant = [one for one in chosen(every, options.get("where")) if one.age >= seconds]
     if "where" not in options:

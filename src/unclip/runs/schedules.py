@@ -52,7 +52,7 @@ def checked(arguments: list[str]) -> dict[str, Any]:
             found.append(Problem(key, [], f"names none; possible: {', '.join(options(group))}"))
         request[key] = nodes
     if found:
-        raise Problems(found)
+        raise Problems(list(dict.fromkeys(found)))
     return {**request, "objective_name": objective}
 
 

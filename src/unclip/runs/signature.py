@@ -22,8 +22,9 @@ NOT_THE_RESULT = {
         "val_check_interval",
         "limit_val_batches",
         "log_every_n_steps",
+        "benchmark",  # rounding, as by any other device
     ),
-    "data": ("folder",),
+    "data": ("folder", "device"),
 }
 AS_BEFORE = {
     "times": {"_target_": "unclip.diffusion.times.Uniform"},

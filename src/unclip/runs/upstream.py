@@ -129,7 +129,7 @@ def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
         outputs = config["paths"]["outputs"]
         found = find(reference, Path(outputs))
         if len(found) != 1 or found[0].state != "finished":
-            others = "auto, random or open_clip:MODEL:WEIGHTS" if stage == "clip" else "auto"
+            others = "auto, random or open_clip:MODEL:WEIGHTS" if stage == "clip" else "or auto"
             problems.append(Problem(stage, reference, f"{_why_not(found, outputs)}, {others}"))
             continue
         runs[stage] = found[0]
