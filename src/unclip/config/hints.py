@@ -98,8 +98,8 @@ def described(annotation: ast.expr) -> str:
             words += [str(p.value) for p in _parts(node) if isinstance(p, ast.Constant)]
         elif isinstance(node, ast.Constant) and node.value is None:
             words.append("null")
-        elif inner := each(node):
-            words.append(f"names, each with ({described(inner)})")
+        elif (inner := each(node)) and "_target_" in (of := described(inner)):
+            words.append(f"names, each with ({of})")
         elif _name(node.value if isinstance(node, ast.Subscript) else node) in _MADE:
             words.append("a _target_ and the keys that it takes")
         else:
