@@ -105,17 +105,7 @@ class DecoderNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x_t (B,C,Y,X), t (B,) -> (B,C,Y,X), or (B,2C,Y,X) with learned_variance."""
-        told = cond if "context" in cond else self.prepared(cond)
-        vector = self.time(t)  # (B,E)
-        if "added" in told:
-            vector = vector + told["added"]
-        return self.unet(x_t, vector, told["context"], told.get("context_mask"))
-
-    def prepared(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the net makes of a condition whatever the time: context (B,L+M,E), context_mask (B,L+M) and added (B,E).
-        Given in the condition's place, it is not made again at each step of a sampler."""
-        told: dict[str, Tensor] = {}
-        tokens, masks = [], []
+        vector, tokens, masks = self.time(t), [], []  # (B,E)
         if self.caption is not None:
             caption, mask = self.caption(
                 cond["tokens"], cond["token_mask"], cond["keep_tokens"]
@@ -123,13 +113,13 @@ class DecoderNet(nn.Module):
             tokens.append(caption)
             masks.append(mask)
         if self.embedding is not None:
-            told["added"], image_tokens = self.embedding(cond["embedding"], cond["keep_embedding"])  # (B,M,E)
+            added, image_tokens = self.embedding(cond["embedding"], cond["keep_embedding"])  # (B,E), (B,M,E)
+            vector = vector + added
             tokens.append(image_tokens)
             masks.append(torch.ones_like(image_tokens[..., 0], dtype=torch.bool))  # (B,M)
         # Image tokens alone are always all seen, and attention is faster without a mask.
-        if self.uses_caption:
-            told["context_mask"] = torch.cat(masks, dim=1)
-        return {**told, "context": torch.cat(tokens, dim=1)}
+        mask = torch.cat(masks, dim=1) if self.uses_caption else None  # (B,L+M)
+        return self.unet(x_t, vector, torch.cat(tokens, dim=1), mask)
 
 
 class EmbeddingCondition(nn.Module):
