@@ -17,7 +17,7 @@ from groups import Group, Key, cell, explained, leaves, said
 
 from unclip.config import sketch, targets, tree
 from unclip.config.schema import SCHEMAS, named
-from unclip.verbs import VERBS
+from unclip.verbs import STATUSES, VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -180,7 +180,7 @@ def requests() -> str:
 
 def commands() -> str:
     lines = ["# Commands", "", "What `unclip VERB --help` says.", ""]
-    lines += ["Exit statuses: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted.", ""]
+    lines += [f"Exit statuses: {STATUSES}.", ""]
     for name, verb in VERBS.items():
         does = f"{verb.does[0].upper()}{verb.does[1:]}."
         lines += [f"## `{name}`", "", does, "", "```text", verb.help, "```", ""]

@@ -173,4 +173,4 @@ def test_a_script_for_each_shell_and_a_line_for_any_other(capsys: pytest.Capture
         assert main(["completion", name]) == 0
         assert "completion candidates" in capsys.readouterr().out
     assert main(["completion", "tcsh"]) == WRONG_REQUEST
-    assert "bash|zsh|fish" in capsys.readouterr().err
+    assert "tcsh: is no shell that it knows; possible: bash, zsh, fish" in capsys.readouterr().err

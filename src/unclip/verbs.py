@@ -271,8 +271,12 @@ Prints a script for the shell. Put the line of yours where it starts: ~/.bashrc,
 }
 
 
+STATUSES = "0 done, 1 a run failed, 2 a wrong request, 130 interrupted"
+
+
 def usage() -> str:
     """All verbs, a line each."""
     lines = ["unclip: text-to-image diffusion by unCLIP - train it, sweep it, compare it", ""]
     lines += ["usage: unclip VERB [overrides]          unclip VERB --help", ""]
-    return "\n".join([*lines, *(f"  {name:10} {verb.does}" for name, verb in VERBS.items())])
+    lines += [f"  {name:10} {verb.does}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", f"exit statuses: {STATUSES}"])

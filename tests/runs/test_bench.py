@@ -45,7 +45,7 @@ def test_wrong_requests_say_what_is_possible(unclip):
     for arguments in ((), ("n=5",)):
         missing = unclip("bench", *arguments)
         assert missing.returncode == 2
-        assert "unclip bench NAME [overrides]" in missing.stderr
+        assert "unclip bench: give one NAME; possible: training, prior" in missing.stderr
     both = unclip("bench", "evaluation", "n=1", "feature=3")
     assert both.returncode == 2
     assert "n = 1: must satisfy n >= 2" in both.stderr

@@ -300,7 +300,7 @@ def test_compare_names_what_it_cannot_find(three: Path, capsys: pytest.CaptureFi
     for names, said in (
         (["bbb", "ccc"], "compare = bbb: names 2 runs"),
         (["ddd", "ccc"], "compare = ddd: names no run under"),
-        (["ccc"], "compare takes two runs"),
+        (["ccc"], "compare: takes two runs, by signature or folder; 1 given: ccc"),
     ):
         status, _, err = typed(capsys, "compare", *names, f"paths.outputs={three}")
         assert status == 2
