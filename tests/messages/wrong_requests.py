@@ -92,6 +92,9 @@ PROBLEMS: dict[str, list[str]] = {
         "sampler.thresholding = 0.99: is of pixels, and with an autoencoder x0 is a latent: leave it out",
     ],
     "train stage=upsampler model.factor=3": ["model.factor = 3: must be 2 | 4"],
+    f"{DECODER} model.conditioning=prior_sample prior=random": [
+        "prior = random: has learned nothing to be sampled; possible: auto, or a run of stage=prior"
+    ],
     # runs that are named
     f"{DECODER} clip=0123456789": [
         "clip = 0123456789: names no run under outputs; give the signature or folder of a finished one, "
