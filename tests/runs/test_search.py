@@ -227,6 +227,10 @@ def test_trials_are_kept_where_one_says(storage: str) -> None:
     [
         (["nope"], r"search = nope: no such option; possible: .*quick"),
         ([], r"give one NAME; possible: .*quick"),
+        (
+            ["quick", "prune=none", "+prune.low=3"],
+            r"prune.low = 3: .*NopPruner takes no such parameter; possible: none",
+        ),
         (["quick", "suggest=anneal"], r"suggest = anneal: no such option.*; possible: cmaes, grid, nsga2"),
         (["quick", "suggest.sed=1"], r"suggest\.sed = 1: no such key; nearest: suggest\.seed"),
         (["quick", "space.lr.low=1"], r"space\.lr = .*: is empty: low = 1 must not exceed high = 0\.1"),

@@ -154,7 +154,7 @@ def _walk(
             yield Problem(full, None, "is not set"), source
         elif accepted is not None and parameter is None and (not prefix or "_target_" in node):
             what = f"{node['_target_']} takes no such parameter" if prefix else "no such key"
-            why = f"{what}{nearest(str(key), accepted)}; possible: {', '.join(accepted)}"
+            why = f"{what}{nearest(str(key), accepted)}; possible: {', '.join(accepted) or 'none'}"
             yield Problem(full, value, why), source
         elif source and value is None:
             continue  # that key's own null is for its schema to judge: in `sample` it is "as it was configured"
