@@ -178,6 +178,15 @@ def test_training_is_measured_with_our_own_steps_and_trainer():
         assert row["held_bytes"] > 4 * 4 * row["parameters"]  # weights, average, two moments
 
 
+def test_blocks_that_are_computed_again_are_measured_beside_those_that_are_kept():
+    tiny = ["experiment=smoke/decoder", "data.batch_size=16", "callbacks=training"]
+    request = {"rounds": 1, "seconds": 0.01, "peers": ["checkpointing"], "training": tiny}
+    kept, again = training.measure(request)["tables"][0]["rows"]
+    assert 1.1 < again["flop"] / kept["flop"] < 4 / 3  # a forward pass more, or most of it
+    assert again["held_bytes"] == pytest.approx(kept["held_bytes"], rel=0.05)
+    assert again["step_bytes"] < kept["step_bytes"]
+
+
 def test_a_peak_is_measured_and_the_machine_named():
     peak = Peak(CPU, torch.float32)
     assert 1e6 < peak.flops(0.01) < 1e14

@@ -45,7 +45,7 @@ class Training:
         clip: CLIP | None = None,
         embedded: Callable[[CLIP, ImageTextData, Embeddings], Any] = lambda clip, source, drawn: drawn,
     ):
-        self.overrides, composed = overrides, compose("train", overrides)
+        composed = compose("train", overrides)
         self.config = composed.config
         self.source: ImageTextData = build.data(self.config)
         if self.config.get("autoencoder") or self.config.get("prior"):

@@ -43,10 +43,16 @@ def peers(ours: Training) -> dict[str, Callable[[], Way | Absent]]:
         "diffusers": lambda: diffusers(ours),
         "denoising-diffusion-pytorch": lambda: denoising_diffusion(ours),
         "dalle2-pytorch": lambda: dalle2(ours),
-        "checkpointing": lambda: Training([*ours.overrides, "checkpointing=true"]).way(
-            note="checkpointing=true"
-        ),
+        "checkpointing": lambda: again(ours),
     }
+
+
+def again(ours: Training) -> Way:
+    """Ours on the same data, with its blocks computed again in the backward pass."""
+    twin = copy.copy(ours)
+    twin.__dict__.pop("module", None)  # of its own, made from its own configuration
+    twin.config = {**ours.config, "checkpointing": True}
+    return twin.way(note="checkpointing=true")
 
 
 def absent(package: str, name: str) -> Absent | None:
