@@ -62,8 +62,11 @@ class Sampler:
         """Samples shaped like `like` (B, *S) under the condition; noise is drawn first for the start, then
         a step. against: the condition that guidance leads away from, a negative prompt's say; None: nothing."""
         grid = self.grid(denoiser)
-        denoise, options = self.wrapped(denoiser, null(cond) if against is None else against)
+        against = null(cond) if against is None else against
         with torch.no_grad():
+            if prepared := getattr(denoiser.net, "prepared", None):  # what depends on no time is made once
+                cond, against = prepared(cond), prepared(against)
+            denoise, options = self.wrapped(denoiser, against)
             start = float(grid.sigma[0]) * noise(like)
             return self.function(denoise, start, grid, cond, noise=noise, callback=callback, **options)
 

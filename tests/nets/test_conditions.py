@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from unclip.diffusion import X0, Denoiser, Discrete, cosine_betas, ddim
 from unclip.nets.conditions import null
 from unclip.nets.decoder import DecoderNet
 from unclip.nets.prior import PriorTransformer
 from unclip.nets.unet import ImageAttention, ResidualBlock
+from unclip.sampling import Sampler
 
 B, D, W, L = 4, 6, 10, 5
 UNET = {
@@ -167,6 +169,27 @@ def test_no_token_of_the_prior_looks_ahead():
     image, time = [(outputs[i] - outputs[0]).abs().amax(dim=(0, 2)) > 1e-6 for i in (1, 2)]
     assert image.tolist() == [False] * (L + 2) + [True, True]
     assert time.tolist() == [False] * (L + 1) + [True, True, True]
+
+
+@pytest.mark.parametrize("self_conditioning", [False, True])
+def test_a_prior_that_has_read_its_condition_answers_the_same(self_conditioning):
+    """With it and without; a sampler has it read once, before its first step."""
+    net = randomised(
+        PriorTransformer(
+            D, W, L, width=16, layers=2, heads=2, dropout=0.0, self_conditioning=self_conditioning
+        )
+    )
+    for cond in (condition(), null(condition())):
+        for t in (T, T / 2):
+            estimate = {"x0_hat": VECTOR / 3} if self_conditioning else {}
+            again = net(VECTOR, t, {**net.prepared(cond), **estimate})
+            torch.testing.assert_close(again, net(VECTOR, t, {**cond, **estimate}))
+    read, sampler = [], Sampler(ddim, steps=3, guidance=2.0)
+    hook = net.from_tokens.register_forward_hook(lambda *_: read.append(1))
+    denoiser = Denoiser(net, Discrete(cosine_betas(1000)), X0())
+    sampler(denoiser, VECTOR, condition(), torch.randn_like)
+    hook.remove()
+    assert len(read) == 2  # the condition, and the null condition
 
 
 def test_what_a_decoder_is_built_with_says_what_it_reads():

@@ -41,9 +41,14 @@ class TimeEmbedding(nn.Sequential):
 class KeyValues:
     """The keys and values (B,H,N,W/H) that an attention made of earlier tokens, so that each is made once."""
 
-    def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
+    def __init__(self, key: Tensor | None = None, value: Tensor | None = None):
+        self.key, self.value = key, value
+
+    def both(self) -> Tensor:
+        """(B,2,H,N,W/H)."""
+        assert self.key is not None, "nothing is remembered yet"
+        assert self.value is not None
+        return torch.stack([self.key, self.value], dim=1)
 
     def joined(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Those of earlier tokens, then these; remembered for the tokens to come."""

@@ -12,14 +12,16 @@ from typing import Annotated
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.self_conditioning import ESTIMATE
 from unclip.nets.conditions import TextReader
-from unclip.nets.layers import TimeEmbedding, Transformer, causal_mask, require_heads, zeroed
+from unclip.nets.layers import KeyValues, TimeEmbedding, Transformer, causal_mask, require_heads, zeroed
 from unclip.nets.scaling import EmbeddingScaling
 
 EXTRA_TOKENS = 4  # text embedding, time, noised image embedding, query
+READ, SEEN = "read", "read_mask"  # what `prepared` adds to a condition
 
 
 class PriorTransformer(TextReader):
@@ -61,18 +63,38 @@ class PriorTransformer(TextReader):
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (B,D), t (B,) -> (B,D)."""
-        caption, mask, text = self.read_text(cond)  # (B,L,W), (B,L), (B,W)
-        query = self.query.expand(len(z_t), -1)  # (B,W)
         image = self.from_image(z_t)  # (B,W)
         if self.self_conditioning and ESTIMATE in cond:
             image = image + self.from_estimate(cond[ESTIMATE].to(z_t.dtype))
-        extra = torch.stack([text, self.time(t), image, query], dim=1)  # (B,4,W)
-        caption = caption + self.token_positions[: caption.shape[1]]  # (B,L,W)
-        x = torch.cat([caption, extra + self.extra_positions], dim=1)  # (B,L+4,W)
-        y = self.transformer(x, self._mask(mask))  # (B,L+4,W)
+        query = self.query.expand(len(z_t), -1)  # (B,W)
+        x = torch.stack([self.time(t), image, query], dim=1) + self.extra_positions[1:]  # (B,3,W)
+        if READ in cond:
+            past = [KeyValues(*layer.unbind(1)) for layer in cond[READ].unbind(1)]  # (B,H,L+1,W/H) each
+            y = self.transformer(x, _mask(F.pad(cond[SEEN], (0, 3), value=True))[:, :, -3:], past)  # (B,3,W)
+        else:
+            text, seen = self._text(cond)  # (B,L+1,W), (B,L+1)
+            y = self.transformer(
+                torch.cat([text, x], dim=1), _mask(F.pad(seen, (0, 3), value=True))
+            )  # (B,L+4,W)
         return self.to_image(y[:, -1])  # (B,D)
 
-    def _mask(self, token_mask: Tensor) -> Tensor:
-        """(B,1,L+4,L+4): no token looks ahead, none looks at padding; the first token is always real."""
-        seen = nn.functional.pad(token_mask, (0, EXTRA_TOKENS), value=True)  # (B,L+4)
-        return causal_mask(seen.shape[1], seen.device) & rearrange(seen, "b n -> b 1 1 n")
+    def prepared(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The condition with the keys and values of its tokens in every layer, (B,layers,2,H,L+1,W/H): none of them
+        looks at time or image, so that a sampler has them made once and not at each step."""
+        text, seen = self._text(cond)
+        past = [KeyValues() for _ in self.transformer.blocks]
+        self.transformer(text, _mask(seen), past)
+        return {**cond, READ: torch.stack([layer.both() for layer in past], dim=1), SEEN: seen}
+
+    def _text(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The condition as tokens (B,L+1,W), and which of them are there (B,L+1)."""
+        caption, mask, text = self.read_text(cond)  # (B,L,W), (B,L), (B,W)
+        caption = caption + self.token_positions[: caption.shape[1]]  # (B,L,W)
+        text = text + self.extra_positions[0]  # (B,W)
+        return torch.cat([caption, rearrange(text, "b w -> b 1 w")], dim=1), F.pad(mask, (0, 1), value=True)
+
+
+def _mask(seen: Tensor) -> Tensor:
+    """(B,1,N,N) for tokens that are there where `seen` (B,N): none looks ahead, none looks at padding; the first token
+    is always real."""
+    return causal_mask(seen.shape[1], seen.device) & rearrange(seen, "b n -> b 1 1 n")
