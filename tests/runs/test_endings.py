@@ -195,7 +195,10 @@ AUTOENCODER = {"stage": {"name": "autoencoder"}, "trainer": {}}
     ("limit", "said"),
     [
         (0, "nor of 1: a smaller model"),
-        (1, "the same run with retry=true; or checkpointing=true, which keeps less and is the same run; or data."),
+        (
+            1,
+            "the same run with retry=true; or checkpointing=true, which keeps less and is the same run; or data.",
+        ),
         (1, "but one of 1: trainer.accumulate_grad_batches=32 "),
         (11, "but one of 8: trainer.accumulate_grad_batches=4 "),
         (31, "but one of 28: trainer.accumulate_grad_batches=2 "),

@@ -124,7 +124,9 @@ def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Pr
     if isinstance(config.get("compile"), str) and config["compile"] != "auto":
         how = "replays CUDA graphs, which keep no gradients for the next piece"
         yield Problem(
-            "trainer.accumulate_grad_batches", pieces, f"compile={config['compile']} {how}: 1, or compile=true"
+            "trainer.accumulate_grad_batches",
+            pieces,
+            f"compile={config['compile']} {how}: 1, or compile=true",
         )
 
 

@@ -56,7 +56,8 @@ class BatchLoader:
             of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
             raise ValueError(f"batch_size = {batch_size}: the global size must be divisible by {of}")
         if training and batch_size > len(data):
-            raise ValueError(f"batch_size = {batch_size}: the training split has only {len(data)} images; give as many or fewer")
+            has = f"the training split has only {len(data)} images; give as many or fewer"
+            raise ValueError(f"batch_size = {batch_size}: {has}")
         self.data, self.batch_size, self.training = data, batch_size, training
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.rank, self.ranks, self.pieces = rank, ranks, pieces if training else 1

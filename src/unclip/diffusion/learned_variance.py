@@ -60,4 +60,6 @@ class LearnedVariance:
     def variance(self, x_t: Tensor, x0_hat: Tensor, t: Level, s: Level) -> Tensor:
         """Sigma (B, *S) of the step t -> s, sigma_s > 0, at the last call's x_t."""
         v = self.v(x_t)
-        return posterior_variance(t, s) * log_excess(v, v.new_full((), t.sigma), v.new_full((), s.sigma)).exp()
+        return (
+            posterior_variance(t, s) * log_excess(v, v.new_full((), t.sigma), v.new_full((), s.sigma)).exp()
+        )

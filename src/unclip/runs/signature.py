@@ -11,7 +11,17 @@ from unclip.runs.pretrained_clip import identity
 
 LENGTH = 10
 NOT_THE_RESULT = {
-    "": ("paths", "logger", "retry", "dry_run", "sweep", "experiment", "extractor", "on_nan", "checkpointing"),
+    "": (
+        "paths",
+        "logger",
+        "retry",
+        "dry_run",
+        "sweep",
+        "experiment",
+        "extractor",
+        "on_nan",
+        "checkpointing",
+    ),
     # on_nan: where it would change the result, a run that stops has none
     "trainer": (
         "accelerator",
