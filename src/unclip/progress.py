@@ -21,7 +21,7 @@ class Bar:
     """`with Bar("sampling", 500) as bar: bar.update(done, "note")`."""
 
     def __init__(self, label: str, total: int, done: int = 0):
-        self.label, self.total, self.first = label, total, done
+        self.label, self.total, self.before = label, total, done
         self.note, self.said = "", -1
         self.live = sys.stdout.isatty()
         self.rich = Progress(
@@ -50,8 +50,9 @@ class Bar:
         now = time.monotonic()
         ends = done >= self.total > self.said
         if not self.live and (ends or now - self.printed > LINE_SECONDS):
-            self.printed, self.said, elapsed = now, done, now - self.started
-            left = elapsed / max(done - self.first, 1) * (self.total - done)
+            # by the pace since the last line: an average would remember for hours that the machine slept
+            left = (now - self.printed) / max(done - self.before, 1) * (self.total - done)
+            self.printed, self.said, self.before, elapsed = now, done, done, now - self.started
             words = f"  {self.note}" if self.note else ""
             print(
                 f"  {self.label}: {done}/{self.total}{words}  {elapsed:.0f} s, ETA {left:.0f} s", flush=True
