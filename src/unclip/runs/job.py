@@ -146,10 +146,12 @@ def _lost_rank(trainer: Trainer, error: Exception) -> str | None:
     end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end and all(other.poll() is None for other in others):
         time.sleep(0.05)
-    for rank, other in enumerate(others, 1):
-        if (other.returncode or 0) < 0:
-            return f"rank {rank} was killed by signal {-other.returncode}"
-    if any(other.returncode for other in others):
+    codes = [other.returncode or 0 for other in others]
+    others.clear()  # Lightning watches them, and kills this process too, before it could say anything
+    for rank, code in enumerate(codes, 1):
+        if code < 0:
+            return f"rank {rank} was killed by signal {-code}"
+    if any(codes):
         return None  # it has said itself why it failed
     return "the connection to another rank is lost"
 
