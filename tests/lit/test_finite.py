@@ -54,7 +54,7 @@ def trained(
     }
     trainer = lightning.Trainer(
         max_steps=steps, accelerator="cpu", log_every_n_steps=5, callbacks=[*callbacks],
-        enable_checkpointing=bool(callbacks), **quiet
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks), **quiet
     )  # fmt: skip
     module.fitted = lambda: trainer.fit(module, tiny_data(batch_size=16), **fit)
     return module
