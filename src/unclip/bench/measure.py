@@ -87,9 +87,8 @@ class Contest:
                     way.run(1)  # optimizers have all that they hold from the second step on
                 way.run(1)
         if self.counts:
-            with (
-                counter() as counted
-            ):  # apart: what is computed again in a backward pass is kept while it counts
+            # apart from memory: what a backward pass computes again is kept while it counts
+            with counter() as counted:
                 way.run(1)
         row: Row = {"name": way.name, "items": way.items, "parameters": way.parameters, "note": way.note}
         if memory:

@@ -25,7 +25,7 @@ class BenchPrior:
 
     training: list[str]
     published: str | None = None
-    published_batch: Annotated[int, "published_batch >= 1"] = 8
+    published_batch: Annotated[int, "published_batch >= 1"] = 64
     rounds: Annotated[int, "rounds >= 1"] = 5
     seconds: Annotated[float, "seconds > 0"] = 1.0
     out: str = "outputs/bench/prior"

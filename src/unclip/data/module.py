@@ -130,9 +130,8 @@ class ImageTextData(lightning.LightningDataModule):
 
     def _belongs_on(self, device: torch.device, images: Tensor) -> bool:
         """Whether a split with these images is to be kept on the device that trains."""
-        if (
-            self.device == "cpu" or device.type == "cpu" or not isinstance(images, Tensor)
-        ):  # streamed ones stay
+        streamed = not isinstance(images, Tensor)
+        if streamed or "cpu" in (self.device, device.type):
             return False
         if self.device == "gpu":
             return True
