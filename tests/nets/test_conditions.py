@@ -184,12 +184,13 @@ def test_a_prior_that_has_read_its_condition_answers_the_same(self_conditioning)
             estimate = {"x0_hat": VECTOR / 3} if self_conditioning else {}
             again = net(VECTOR, t, {**net.prepared(cond), **estimate})
             torch.testing.assert_close(again, net(VECTOR, t, {**cond, **estimate}))
-    read, sampler = [], Sampler(ddim, steps=3, guidance=2.0)
-    hook = net.from_tokens.register_forward_hook(lambda *_: read.append(1))
     denoiser = Denoiser(net, Discrete(cosine_betas(1000)), X0())
-    sampler(denoiser, VECTOR, condition(), torch.randn_like)
-    hook.remove()
-    assert len(read) == 2  # the condition, and the null condition
+    for times, guidance in ((2, {"guidance": 2.0}), (2, {"guidance_interval": (0.1, 3.0)}), (1, {})):
+        read = []
+        hook = net.from_tokens.register_forward_hook(lambda *_, read=read: read.append(1))
+        Sampler(ddim, steps=3, **guidance)(denoiser, VECTOR, condition(), torch.randn_like)
+        hook.remove()
+        assert len(read) == times  # the condition, and the null condition where there may be guidance
 
 
 def test_what_a_decoder_is_built_with_says_what_it_reads():
