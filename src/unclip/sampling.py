@@ -64,10 +64,6 @@ class Sampler:
         grid = self.grid(denoiser)
         against = null(cond) if against is None else against
         with torch.no_grad():
-            if prepared := getattr(denoiser.net, "prepared", None):  # what depends on no time is made once
-                cond = prepared(cond)
-                if self.guidance != 1 or self.guidance_interval:  # else nobody asks for it
-                    against = prepared(against)
             denoise, options = self.wrapped(denoiser, against)
             start = float(grid.sigma[0]) * noise(like)
             return self.function(denoise, start, grid, cond, noise=noise, callback=callback, **options)

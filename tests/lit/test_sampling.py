@@ -84,6 +84,15 @@ def test_of_the_candidates_the_one_nearest_to_the_text_is_kept(tiny):
     assert (scores.argmax(0) > 0).any()
 
 
+def test_the_prior_reads_a_caption_once_for_all_candidates_and_steps(tiny):
+    """And one dropped caption for all."""
+    prior = livened(prior_module(tiny.embeddings, rerank=4))
+    read = []
+    prior.net.from_tokens.register_forward_hook(lambda net, inputs, output: read.append(len(output)))
+    prior.sample(tiny.embeddings.captions(torch.arange(3)), torch.arange(3), seed=0, guidance=2.0)
+    assert read == [3, 1]
+
+
 def test_the_prior_is_sampled_once_a_picture_not_at_every_step_of_the_decoder(tiny):
     whole = model(tiny)
     prior_times, decoder_times = times(whole.prior), times(whole.decoder)

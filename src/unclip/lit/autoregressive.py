@@ -93,7 +93,8 @@ class AutoregressiveModule(Prior):
 
     def candidates(self, cond: dict[str, Tensor], noise: Candidates, guidance: float) -> Tensor:
         """Token by token; the first draw of a sample's noise is its percentile."""
-        text, tokens = cond["text_embedding"], self.net.tokens
+        cond, tokens = noise.each(cond), self.net.tokens
+        text = cond["text_embedding"]
         u = torch.special.ndtr(noise(text.new_empty(len(text), 1 + tokens.components)))  # uniform
         low, high = self.percentiles
         level = tokens.level_of(low + (high - low) * u[:, 0])

@@ -41,7 +41,8 @@ class Prior(Stage):
         """What sampling needs beyond weights; caption_ids (N,) of the training images."""
 
     def candidates(self, cond: dict[str, Tensor], noise: Candidates, guidance: float) -> Tensor:
-        """Unit embeddings (n,D) for text_embedding (n,D), tokens (n,L,W), token_mask (n,L), keep_text (n,)."""
+        """Unit embeddings (k B,D), one candidate after the other, as many as the noise has: for text_embedding (B,D),
+        tokens (B,L,W), token_mask (B,L), keep_text (B,)."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -59,9 +60,8 @@ class Prior(Stage):
         one with the larger dot product with the text embedding is kept. None: as configured.
         """
         k = rerank or self.rerank
-        cond = {name: repeat(x, "b ... -> (k b) ...", k=k) for name, x in text_condition(text).items()}
-        n = len(cond["text_embedding"])
-        cond["keep_text"] = torch.ones(n, dtype=torch.bool, device=text["text"].device)
+        cond = text_condition(text)
+        cond["keep_text"] = torch.ones(len(text["text"]), dtype=torch.bool, device=text["text"].device)
         noise = Candidates([KeyedNoise(key(seed, "prior", candidate), indices) for candidate in range(k)])
         made = self.candidates(cond, noise, self.guidance if guidance is None else guidance)  # (k B,D)
         made = rearrange(made, "(k b) d -> k b d", k=k)
@@ -79,6 +79,10 @@ class Candidates:
         return torch.cat(
             [noise(part) for noise, part in zip(self.noises, x.chunk(len(self.noises)), strict=True)]
         )
+
+    def each(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A condition (B, ...) for each of the candidates, (k B, ...)."""
+        return {name: repeat(x, "b ... -> (k b) ...", k=len(self.noises)) for name, x in cond.items()}
 
 
 def text_condition(text: Text) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from unclip.diffusion.self_conditioning import ESTIMATE
 from unclip.diffusion.times import Draw
 from unclip.lit.base import Batch, DiffusionStage, keep
 from unclip.lit.candidates import Candidates, Prior, text_condition
+from unclip.nets.conditions import null
 from unclip.nets.prior import PriorTransformer
 from unclip.randomness import KeyedNoise, key
 
@@ -96,7 +97,11 @@ class PriorModule(Prior, DiffusionStage):
         return {"prior_steps": self.sampler.steps}
 
     def candidates(self, cond: dict[str, Tensor], noise: Candidates, guidance: float) -> Tensor:
-        """By the whole reverse process from noise."""
-        like = torch.empty_like(cond["text_embedding"])  # (n,D)
-        z = self.sampler.but(guidance=guidance)(self.denoiser, like, cond, noise)  # (n,D)
+        """By the whole reverse process from noise. A caption is read once for all of its candidates, and one dropped
+        caption for all, since they are alike."""
+        read = noise.each(self.net.prepared(cond))
+        dropped = self.net.prepared({name: x[:1] for name, x in null(cond).items()})
+        like = cond["text_embedding"].repeat(len(noise.noises), 1)  # (k B,D)
+        against = {name: x.expand(len(like), *x.shape[1:]) for name, x in dropped.items()}
+        z = self.sampler.but(guidance=guidance)(self.denoiser, like, read, noise, against=against)  # (k B,D)
         return F.normalize(self.net.scaling.inverse(z), dim=-1)

@@ -21,7 +21,7 @@ from unclip.nets.layers import KeyValues, TimeEmbedding, Transformer, causal_mas
 from unclip.nets.scaling import EmbeddingScaling
 
 EXTRA_TOKENS = 4  # text embedding, time, noised image embedding, query
-READ, SEEN = "read", "read_mask"  # what `prepared` adds to a condition
+READ, SEEN = "read", "read_mask"  # the keys of a condition that `prepared` has read
 
 
 class PriorTransformer(TextReader):
@@ -29,7 +29,8 @@ class PriorTransformer(TextReader):
 
     The query, a learned token, comes last and so sees everything; its output is the answer.  Conditions:
     text_embedding (B,D) of unit norm, tokens (B,L,token_width) with L up to context_length, token_mask (B,L)
-    bool, keep_text (B,) bool; with self_conditioning also x0_hat (B,D), an earlier estimate of the answer's x0.
+    bool, keep_text (B,) bool, or what `prepared` makes of these; with self_conditioning also x0_hat (B,D), an
+    earlier estimate of the answer's x0.
     `scaling` maps unit embeddings to the space the diffusion runs in; it travels with the weights, and
     forward() does not use it.
     """
@@ -79,12 +80,12 @@ class PriorTransformer(TextReader):
         return self.to_image(y[:, -1])  # (B,D)
 
     def prepared(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The condition with the keys and values of its tokens in every layer, (B,layers,2,H,L+1,W/H): none of them
-        looks at time or image, so that a sampler has them made once and not at each step."""
+        """The condition as its tokens' keys and values in every layer, (B,layers,2,H,L+1,W/H), and their mask: they do
+        not depend on time or image, so that sampling computes them once and not at each step."""
         text, seen = self._text(cond)
         past = [KeyValues() for _ in self.transformer.blocks]
         self.transformer(text, _mask(seen), past)
-        return {**cond, READ: torch.stack([layer.both() for layer in past], dim=1), SEEN: seen}
+        return {READ: torch.stack([layer.both() for layer in past], dim=1), SEEN: seen}
 
     def _text(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The condition as tokens (B,L+1,W), and which of them are there (B,L+1)."""
