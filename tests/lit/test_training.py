@@ -5,10 +5,13 @@ from __future__ import annotations
 from statistics import mean
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch.nn.utils import get_total_norm
 
-from tests.lit.conftest import clip_module, decoder_module, fit, prior_module
+from tests.lit.conftest import clip_module, decoder_module, fit, prior_module, tiny_data
 from unclip.diffusion import Discrete, Linear, linear_betas
 from unclip.lit.base import keep
 from unclip.nets.clip import CLIP
@@ -26,6 +29,16 @@ def losses(module, data, steps: int, **trainer) -> list[float]:
 def test_clip_learns_one_batch_by_heart(tiny):
     found = losses(clip_module(tiny.data), tiny.data, 150)
     assert found[-1] < 0.1 * found[0]
+
+
+@pytest.mark.parametrize("start", [100.0, 1000.0])
+def test_a_logit_scale_at_its_limit_comes_down_again_where_the_loss_wants_it(tiny, start):
+    """Of an untrained CLIP, which is wrong and should not be so sure."""
+    module = clip_module(tiny.data)
+    with torch.no_grad():
+        module.net.log_logit_scale.fill_(start).log_()
+    fit(module, tiny.data, 5)
+    assert 90 < module.net.logit_scale < 99.5
 
 
 def test_prior_learns_one_batch_by_heart(tiny):
@@ -48,6 +61,24 @@ def test_a_step_depends_on_the_seed_and_on_nothing_drawn_before(tiny, stage):
     assert losses(stage(tiny.embeddings, seed=5), tiny.data, 4) == first
     assert losses(stage(tiny.embeddings, seed=6), tiny.data, 4) != first
     assert len(set(first)) == 4  # other noise at every step
+
+
+def test_what_is_logged_with_a_step_is_of_that_step(tiny):
+    """Every fifth step's loss and norm, whatever epoch it is in."""
+    written, steps = [], []
+
+    class Written(DummyLogger):
+        def log_metrics(self, metrics, step=None):
+            written.append((step, metrics["train/loss"], metrics["train/grad_norm"]))
+
+    class Seen(lightning.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            norm = get_total_norm([p.grad for p in module.parameters()])
+            steps.append((trainer.global_step, trainer.callback_metrics["train/loss"].item(), norm.item()))
+
+    data = tiny_data(batch_size=16)
+    fit(prior_module(tiny.embeddings), data, 12, logger=Written(), log_every_n_steps=5, callbacks=[Seen()])
+    assert written == [pytest.approx(steps[4]), pytest.approx(steps[9])]
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -50,6 +50,7 @@ class ClipModule(Stage):
         return [self.net.image, self.net.text]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.net.limit_logit_scale()
         image = self.net.encode_image(to_float(batch["image"]))  # (B,D)
         present, which = torch.unique(batch["caption"], return_inverse=True)
         text = self.net.encode_text(self.token_ids[present]).embedding[which]  # (B,D)

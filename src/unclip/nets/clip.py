@@ -17,6 +17,10 @@ from unclip.diffusion.bounds import bounded
 from unclip.nets.layers import Transformer, causal_mask, require_heads
 
 PADDING = 0  # the token id that says "nothing here"
+MAX_LOGIT_SCALE = 100.0
+MAX_LOG_LOGIT_SCALE = (
+    math.log(MAX_LOGIT_SCALE) - 1e-6
+)  # just below, where clamping still passes a gradient on
 
 
 class TextFeatures(NamedTuple):
@@ -31,7 +35,6 @@ class CLIP(nn.Module):
     """Two transformers, one embedding space, a learned temperature.
 
     stem: how patches become tokens, by one linear map (ViT) or by strided convolutions (which learn faster).
-
     `logit_scale` multiplies cosines in the loss; it starts at 1/temperature and never exceeds 100 (paper, 2.5). The
     lower the temperature, the further apart images and captions stay (the modality gap, Liang et al. 2022, sec. 4.3).
     tokenizer: what makes the ids that it was trained on, for those who bring captions; it is set by the builder.
@@ -73,7 +76,13 @@ class CLIP(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        return self.log_logit_scale.exp().clamp(max=100)
+        return self.log_logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
+
+    @torch.no_grad()
+    def limit_logit_scale(self) -> None:
+        """Clip the parameter itself, to be done before each step of training (paper, 2.5): beyond the limit it gets no
+        gradient, and would stay there for ever."""
+        self.log_logit_scale.clamp_(max=MAX_LOG_LOGIT_SCALE)
 
     def encode_image(self, x: Tensor) -> Tensor:
         """x (B,C,H,W) in [-1,1] -> (B,D), unit norm."""
