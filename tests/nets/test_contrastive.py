@@ -48,6 +48,15 @@ def test_multi_positive_against_a_loop(embeddings):
     assert multi_positive(image, text, CAPTION, SCALE).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_multi_positive_takes_a_captions_text_from_its_last_row(embeddings):
+    """Rows of one caption differ by dropout, between ranks say: the choice must be the same on every device."""
+    image, text = embeddings[0], F.normalize(torch.randn(6, 4), dim=-1)
+    last = torch.tensor([5, 4, 5, 3, 4, 5])  # of the captions 2, 0, 2, 5, 0, 2
+    torch.testing.assert_close(
+        multi_positive(image, text, CAPTION, SCALE), multi_positive(image, text[last], CAPTION, SCALE)
+    )
+
+
 def test_siglip_against_a_loop(embeddings):
     image, text = embeddings
     total = 0.0

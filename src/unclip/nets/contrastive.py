@@ -27,7 +27,7 @@ def multi_positive(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Te
     """
     distinct, position = torch.unique(caption, return_inverse=True)  # (U,), (B,)
     rows = torch.arange(len(caption), device=caption.device)
-    one_each = torch.empty_like(distinct).scatter_(0, position, rows)  # (U,): a row that has the caption
+    one_each = torch.zeros_like(distinct).scatter_reduce_(0, position, rows, "amax")  # (U,): its last row
     logits = logit_scale * image @ text[one_each].T  # (B,U)
     positive = F.one_hot(position, len(distinct)).to(logits.dtype)  # (B,U)
     share = positive / positive.sum(0)  # (B,U): each caption's positives weigh 1 together
@@ -37,7 +37,8 @@ def multi_positive(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Te
 
 
 def siglip(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Tensor, bias: float = -10.0) -> Tensor:
-    """Each pair judged alone by a sigmoid (Zhai et al. 2023, eq. 1); pairs of one caption are positives."""
+    """Each pair judged alone by a sigmoid (Zhai et al. 2023, eq. 1); pairs of one caption are positives. bias stays
+    what it is; the paper learns it from -10 on."""
     logits = logit_scale * image @ text.T + bias  # (B,B)
     same = caption.unsqueeze(0) == caption.unsqueeze(1)  # (B,B)
     sign = torch.where(same, 1.0, -1.0).to(logits.dtype)
