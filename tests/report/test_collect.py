@@ -127,6 +127,19 @@ def test_loose_runs_that_differ_only_in_the_seed_are_one_cell(tmp_path: Path) ->
     }
 
 
+def test_settings_of_upstream_stages_name_cells_too_but_not_the_runs_that_they_stand_on(
+    tmp_path: Path,
+) -> None:
+    for objective in ("x0", "v"):
+        run = train_run(tmp_path / f"prior-{objective}", {"objective": {"name": objective}, "seed": 0})
+        folder = results(tmp_path / "outputs" / objective, {"fd": 1.0}, {"prior": run})
+        command = (
+            f"unclip run 'prior.objective={objective}' clip={objective} prior.seed=0 results=r{objective}"
+        )
+        (folder / "status.json").write_text(json.dumps({"command": command}))
+    assert [c.name for c in collect([tmp_path / "outputs"]).cells] == ["v", "x0"]
+
+
 def test_a_folder_of_results_is_its_results_and_not_their_stages(tmp_path: Path) -> None:
     sweep_of_runs(tmp_path / "outputs", {"a": [1.0], "b": [2.0]})
     found = collect([tmp_path / "outputs"])

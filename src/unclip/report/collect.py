@@ -6,7 +6,9 @@ A cell is what differs in more than the seed; its trials are its seeds.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,8 @@ from unclip.report.trials import WORDS, Trial, is_results, is_run, is_seed, loca
 from unclip.runs import shapes
 from unclip.runs.listing import DEPTH, UNREADABLE
 
-PLUMBING = ("results", "sweep", "retry", "dry_run", "paths.", "hydra", "clip", "prior", "experiment")
+# keys that are typed, and no settings of what is run
+PLUMBING = re.compile(r"results|sweep|retry|dry_run|clip|prior|experiment|paths\..*|hydra.*")
 
 
 @dataclass
@@ -86,10 +89,12 @@ class Collection:
         return {c.name: {number[s]: v for s, v in c.seeds(metric).items()} for c in self.cells}
 
     def ranked(self, metric: str) -> list[Cell]:
-        """The cells that have a metric, the best first; in their order where no way is better."""
-        having = [cell for cell in self.cells if cell.seeds(metric)]
+        """The cells that have a metric, the best first, in their order where no way is better; without a finite mean
+        last."""
+        having = [(cell.estimate(metric).mean, cell) for cell in self.cells if cell.seeds(metric)]
         sign = {"lower": 1, "higher": -1, "": 0}[measures.measure(metric).better]
-        return sorted(having, key=lambda cell: sign * cell.estimate(metric).mean)
+        finite = sorted((one for one in having if math.isfinite(one[0])), key=lambda one: sign * one[0])
+        return [cell for _, cell in [*finite, *(one for one in having if not math.isfinite(one[0]))]]
 
 
 def collect(paths: Sequence[Path]) -> Collection:
@@ -196,15 +201,13 @@ def _within(folder: Path, depth: int) -> Iterator[Path]:
 
 def _loose(folders: Sequence[Path]) -> Collection:
     """Folders that no record describes: alike but for the seed is one cell, named by what was typed differently."""
-    trials = [read(folder) for folder in folders]
-    keys = [
-        tuple(sorted((k, str(v)) for k, v in t.config.items() if not is_seed(k))) or (("", str(t.folder)),)
-        for t in trials
-    ]
-    groups = {key: [t for t, k in zip(trials, keys, strict=True) if k == key] for key in dict.fromkeys(keys)}
+    groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
+    for trial in map(read, folders):
+        alike = tuple(sorted((k, str(v)) for k, v in trial.config.items() if not is_seed(k)))
+        groups.setdefault(alike or (("", str(trial.folder)),), []).append(trial)
     typed = [_typed(group[0]) for group in groups.values()]
     common = set.intersection(*map(set, typed)) if typed else set()
-    names = [" ".join(_short(o) for o in one if o not in common) for one in typed]
+    names = [" ".join(_said(*one) for one in some if one not in common) for some in typed]
     named = []
     for name, group in zip(names, groups.values(), strict=True):
         folder = group[0].folder
@@ -214,13 +217,10 @@ def _loose(folders: Sequence[Path]) -> Collection:
     return Collection("", _grouped(named))
 
 
-def _typed(trial: Trial) -> list[str]:
-    return [o for o in trial.overrides if not is_seed(o.partition("=")[0]) and not o.startswith(PLUMBING)]
-
-
-def _short(override: str) -> str:
-    key, _, value = override.partition("=")
-    return _said(key.lstrip("+~"), value)
+def _typed(trial: Trial) -> list[tuple[str, str]]:
+    """Key and value of the overrides that are settings, seeds apart."""
+    parts = [override.lstrip("+~").partition("=") for override in trial.overrides]
+    return [(key, value) for key, _, value in parts if not PLUMBING.fullmatch(key) and not is_seed(key)]
 
 
 # ---- cells ------------------------------------------------------------------------------------------------------
@@ -258,13 +258,8 @@ def _name(values: Mapping[str, str], axes: Mapping[str, Any]) -> str:
 
 def _said(key: str, value: str) -> str:
     word = value.rpartition("/")[2]
-    return (
-        word if word.replace("_", "a").isalnum() and not _plain(word) else f"{key.rpartition('.')[2]}={word}"
-    )
-
-
-def _plain(word: str) -> bool:
-    return word.lower() in ("true", "false", "null", "none") or word[:1].isdigit()
+    bare = word[:1].isdigit() or word.lower() in ("true", "false", "null", "none")
+    return word if word.replace("_", "a").isalnum() and not bare else f"{key.rpartition('.')[2]}={word}"
 
 
 def _together(found: Sequence[Collection]) -> Collection:
@@ -291,6 +286,9 @@ def _warnings(whole: Collection) -> Iterator[str]:
         ways = {h for t in whole.trials if t.finished and (h := measures.how(name, t.measured))}
         if len(ways) > 1:
             yield f"{name} was not measured alike, its values do not compare: {'; '.join(sorted(ways))}"
+        for cell in whole.cells:
+            if wrong := [seed for seed, value in cell.seeds(name).items() if not math.isfinite(value)]:
+                yield f"{cell.name}: {name} of seed {', '.join(wrong)} is not finite, so that the cell has no mean"
     steps = {tuple(t.steps.items()) for t in whole.trials if t.finished}
     if len(steps) > 1 and len({tuple(n for n, _ in s) for s in steps}) == 1:
         yield "the cells were not trained for equal steps: differences are not only those of the settings (see cost)"

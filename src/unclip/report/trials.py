@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -113,7 +114,7 @@ def _run(trial: Trial) -> None:
     trial.error = stage.problem or last_line(stage.status.get("error") if stage.state == "failed" else "")
     trial.stages = {_stage_name(stage.config): stage} if stage.config or stage.status else {}
     trial.config = dict(_leaves(stage.config, trial.folder.parent))
-    trial.overrides = str(stage.status.get("command") or "").split()[2:]
+    trial.overrides = _typed(stage.status)
     if stage.state == "finished":
         metrics = stage.status.get("metrics")
         trial.metrics = flat(metrics) if isinstance(metrics, Mapping) else {}
@@ -134,7 +135,7 @@ def _results(trial: Trial) -> None:
         name: stage_of(located(Path(s["folder"]), folder)) for name, s in record["stages"].items()
     }
     trial.extra = float(status.get("seconds") or 0)
-    trial.overrides = str(status.get("command") or "").split()[2:]
+    trial.overrides = _typed(status)
     for name, stage in trial.stages.items():
         trial.config |= {f"{name}.{key}": value for key, value in _leaves(stage.config, None)}
     for part in ("sample", "evaluate"):
@@ -145,6 +146,14 @@ def _results(trial: Trial) -> None:
     trial.error = last_line(status.get("error")) if trial.state == "failed" else ""
     if trial.state == "finished":
         trial.measured, trial.metrics = measured, flat(measured)
+
+
+def _typed(status: Mapping[str, Any]) -> list[str]:
+    """What follows the verb on the command line, as the shell gave it; [] where no shell would take the line."""
+    try:
+        return shlex.split(str(status.get("command") or ""))[2:]
+    except ValueError:
+        return []
 
 
 def _state_of_results(folder: Path, status: Mapping[str, Any], measured: bool) -> str:
