@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ def over_minutes(series: Series, steps: float, seconds: float) -> Series:
     for step, value in series.get(SECONDS, []):
         before += last if value < last else 0.0
         last = value
+        while clock[-1][0] > step:  # taken up again from a checkpoint: these steps were done twice
+            clock.pop()
         clock.append((step + 1, before + value))
     if len(clock) == 1 and steps:
         clock.append((steps, seconds))
@@ -47,11 +50,8 @@ def over_minutes(series: Series, steps: float, seconds: float) -> Series:
 
 def _interpolated(clock: list[tuple[float, float]], step: float) -> float:
     """Seconds at a step: between its neighbours on the clock, beyond the last at its pace."""
-    (a, start), (b, end) = clock[-2:]
-    for i in range(1, len(clock)):
-        if step <= clock[i][0]:
-            (a, start), (b, end) = clock[i - 1], clock[i]
-            break
+    after = bisect_left(clock, step, 1, len(clock) - 1, key=lambda known: known[0])
+    (a, start), (b, end) = clock[after - 1], clock[after]
     return start + (end - start) * (step - a) / (b - a) if b > a else end
 
 

@@ -172,29 +172,33 @@ def _figures(report: Report) -> Iterator[tuple[str, Any]]:
 
 
 def along(report: Report, stage: str) -> Any:
-    """The figure of a stage's training, of the best cells; None where no metrics.csv says anything."""
+    """The figure of a stage's training, of the best cells; cells that share its runs are one line. None where no
+    metrics.csv says anything."""
     collection, metric = report.collection, next(iter(report.metrics), "")
-    cells = collection.ranked(metric) or collection.cells
-    series: dict[str, dict[str, tuple[curves.Series, curves.Series]]] = {}
-    for cell in cells[: plots.LINES]:
-        for trial in cell.done:
-            if stage not in trial.stages:
-                continue
-            run = trial.stages[stage]
+    ranked = collection.ranked(metric) or collection.cells
+    sharing: dict[tuple[Path, ...], list[str]] = {}
+    for cell in ranked:
+        if runs := tuple(t.stages[stage].folder for t in cell.done if stage in t.stages):
+            sharing.setdefault(runs, []).append(cell.name)
+    status = {t.stages[stage].folder: t.stages[stage].status for t in collection.trials if stage in t.stages}
+    series: dict[str, list[tuple[curves.Series, curves.Series]]] = {}
+    for folders, cells in list(sharing.items())[: plots.LINES]:
+        label = "all cells" if len(cells) == len(ranked) > 1 else ", ".join(cells)
+        for folder in folders:
             try:
-                read = curves.read(run.folder / "metrics.csv")
+                read = curves.read(folder / "metrics.csv")
             except (OSError, ValueError, KeyError):
-                report.collection.notes.append(
-                    f"left out of the curves: {run.folder / 'metrics.csv'} is damaged"
-                )
+                collection.notes.append(f"left out of the curves: {folder / 'metrics.csv'} is damaged")
                 continue
-            spent = float(run.status.get("step") or 0), float(run.status.get("seconds") or 0)
-            series.setdefault(cell.name, {})[trial.seed] = read, curves.over_minutes(read, *spent)
-    names = dict.fromkeys(n for seeds in series.values() for one, _ in seeds.values() for n in one)
-    shown = ["train/loss", *(n for n in reversed(measures.shown(names)) if n in names)]
-    of = f", the best {len(series)} of {len(cells)} cells" if len(cells) > plots.LINES else ""
-    title = f"{stage}: mean over seeds, band from the lowest to the highest{of}"
-    return plots.curves(collection, series, shown[:3], title)
+            spent = (float(status[folder].get(key) or 0) for key in ("step", "seconds"))
+            series.setdefault(label, []).append((read, curves.over_minutes(read, *spent)))
+    every = [one for seeds in series.values() for one, _ in seeds]
+    names = dict.fromkeys(n for one in every for n, points in one.items() if len(points) > 1)
+    shown = [n for n in ("train/loss", *reversed(measures.shown(names))) if n in names]
+    of = f", the best {plots.LINES} of {len(sharing)}" if len(sharing) > plots.LINES else ""
+    return plots.curves(
+        series, shown[:3], f"{stage}: mean over seeds, band from the lowest to the highest{of}"
+    )
 
 
 def _drawn(figure: Any) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""Panels side by side, and a figure as PNG bytes: the one place that knows how matplotlib is set up. Draws nothing."""
+"""Panels, and a figure as PNG or SVG bytes: the one place that knows how matplotlib is set up. Draws nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Any
 
 
 def panels(count: int, width: float, height: float, **settings: Any) -> tuple[Any, Any]:
-    """A figure and its axes (count,), each `width` x `height` inches; no window, whatever the display."""
+    """A figure and its axes (count,) side by side, each `width` x `height` inches."""
+    figure, axes = grid(1, count, width, height, **settings)
+    return figure, axes[0]
+
+
+def grid(rows: int, columns: int, width: float, height: float, **settings: Any) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns), each `width` x `height` inches; no window, whatever the display."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, count, figsize=(width * count, height), squeeze=False, **settings)
-    return figure, axes[0]
+    size = width * columns, height * rows
+    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, **settings)
 
 
 def png(figure: Any) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from unclip.report import figures, measures
@@ -15,6 +14,7 @@ from unclip.report.sheets import Field
 
 MOST = 40  # bars of one figure
 LINES = 10  # of one panel of curves
+FACETS = 4  # panels of a heat map
 NUMBERS = 12  # rows or columns of a heat map up to which each field says its value
 BLUE, PALE, RED, GREY = "#3b6ea5", "#a9c1da", "#b03a2e", "#888888"
 COLOURS = (
@@ -30,34 +30,36 @@ COLOURS = (
     "#94a03c",
 )
 Band = tuple[list[float], list[float], list[float], list[float]]  # x, mean, lowest, highest
+Runs = Mapping[
+    str, Sequence[tuple[Series, Series]]
+]  # label of a line -> of each seed, over steps and over minutes
 
 
 def bars(collection: Collection, metric: str) -> Any:
     """The mean of each cell with its 95% t-interval, each seed a dot, and what real images get; the best on top. A cell
-    of one seed is pale and has no interval. None where no cell has the metric."""
-    ranked = collection.ranked(metric)
+    of one seed is pale and has no interval; an arrow ends an interval that goes on beyond the panel. None where no cell
+    has the metric."""
+    ranked = [cell for cell in collection.ranked(metric) if math.isfinite(cell.estimate(metric).mean)]
     if not ranked:
         return None
     shown = ranked[:MOST]
     figure, (axis,) = figures.panels(1, 8.2, 1.3 + 0.34 * len(shown))
-    highest = max(max(cell.seeds(metric).values()) for cell in shown)
     for y, cell in enumerate(shown):
         values, found = list(cell.seeds(metric).values()), cell.estimate(metric)
         axis.barh(y, found.mean, color=BLUE if found.n > 1 else PALE, height=0.66)
         if found.n > 1:
             half = found.high - found.mean
             axis.errorbar(found.mean, y, xerr=half, color="#222", capsize=3, linewidth=1.2, zorder=3)
-            highest = max(highest, min(found.high, 2 * highest))
         axis.plot(
             values, [y] * len(values), "o", color="white", markeredgecolor="#222", markersize=4, zorder=4
         )
     _beside(axis, shown, metric)
     measure = measures.measure(metric)
-    _floor(axis.axvline, collection, metric)
+    floor = _floor(axis.axvline, collection, metric)
+    _from_zero(axis, shown, metric, floor)
     axis.set_yticks(range(len(shown)), [literal(cell.name) for cell in shown])
     axis.set_ylim(len(shown) - 0.4, -0.6)
-    if highest > 0 and min(min(c.seeds(metric).values()) for c in shown) >= 0:
-        axis.set_xlim(0, 1.04 * highest)
+    axis.set_ylabel(literal(", ".join(collection.axes)) if len(collection.axes) < 3 else "", fontsize=9)
     of = f": the best {MOST} of {len(ranked)}" if len(ranked) > MOST else ""
     axis.set_xlabel(literal(_said(measure)))
     axis.set_title(f"mean and 95% interval over seeds{of}", fontsize=9, color="#555", loc="left")
@@ -75,7 +77,8 @@ def heat(collection: Collection, metric: str) -> Any:
     axes.sort(key=lambda name: -len(collection.axes[name]))
     down, across, *others = axes
     facets = list(dict.fromkeys(tuple(cell.values.get(o, "") for o in others) for cell in collection.cells))
-    facets = facets[:4]
+    of = f", {FACETS} of {len(facets)} panels" if len(facets) > FACETS else ""
+    facets = facets[:FACETS]
     rows, columns = collection.axes[down], collection.axes[across]
     width, height = max(3.2, 1.7 + 0.72 * len(columns)), 1.5 + 0.42 * len(rows)
     figure, panels = figures.panels(len(facets), width, height)
@@ -97,58 +100,38 @@ def heat(collection: Collection, metric: str) -> Any:
             literal(", ".join(f"{o} {v}" for o, v in zip(others, facet, strict=True))), fontsize=9
         )
         figure.colorbar(drawn, ax=panel, shrink=0.85)
-    figure.suptitle(literal(_said(measures.measure(metric))), fontsize=10)
+    figure.suptitle(literal(_said(measures.measure(metric))) + of, fontsize=10)
     figure.tight_layout()
     return figure
 
 
-def curves(
-    collection: Collection,
-    series: Mapping[str, Mapping[str, tuple[Series, Series]]],
-    names: Sequence[str],
-    title: str = "",
-) -> Any:
-    """Each of `names` along training, over steps above and over wall time below: the mean of a cell's seeds, its band
-    from their lowest to their highest. series: cell -> seed -> (over steps, over minutes)."""
-    names = [n for n in names if any(n in s[0] for seeds in series.values() for s in seeds.values())]
+def curves(series: Runs, names: Sequence[str], title: str = "") -> Any:
+    """Each of `names` along training, over steps above and over wall time below: the mean of a line's seeds, its band
+    from their lowest to their highest. None for no names."""
     if not names:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import LogFormatter
-
-    figure, grid = pyplot.subplots(2, len(names), figsize=(4.6 * len(names), 6.2), squeeze=False)
-    for row, along in enumerate(("step", "minutes")):
-        for axis, name in zip(grid[row], names, strict=True):
-            for number, (cell, seeds) in enumerate(series.items()):
-                found = band([dict(one[row]).get(name, []) for one in seeds.values()])
-                _banded(axis, found, COLOURS[number % len(COLOURS)], literal(cell))
+    figure, grid = figures.grid(2, len(names), 4.6, 3, layout="constrained")
+    for row, (along, curve) in zip(grid, (("step", over_steps), ("minutes", over_time)), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            for number, (label, seeds) in enumerate(series.items()):
+                _banded(axis, curve(seeds, name), COLOURS[number % len(COLOURS)], literal(label))
             axis.set(xlabel=along, ylabel=literal(measures.measure(name).label))
-            if all(line.get_ydata().min() > 0 for line in axis.lines if len(line.get_ydata())):
-                axis.set_yscale("log")
-                for at in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-                    at(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+            _scaled(axis)
             _plain(axis)
             axis.grid(alpha=0.25, which="both")
-    handles, labels = max(
-        (axis.get_legend_handles_labels() for axis in grid.flat), key=lambda found: len(found[1])
-    )
-    across = max(1, min(len(labels), round(1.5 * len(names)) + 1))
-    lines = math.ceil(len(labels) / across)
-    top = 1 - (0.3 + 0.17 * lines) / figure.get_size_inches()[1]
+    legends = [axis.get_legend_handles_labels() for axis in grid.flat]
+    handles, labels = max(legends, key=lambda found: len(found[1]))
+    across = min(len(labels), round(1.5 * len(names)) + 1)
     figure.legend(
         handles,
         labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.972),
+        title=literal(title),
+        loc="outside upper center",
         ncols=across,
         frameon=False,
         fontsize=8,
     )
-    figure.suptitle(literal(title), fontsize=10, y=0.995)
-    figure.tight_layout(rect=(0, 0, 1, top))
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure
 
 
@@ -159,28 +142,52 @@ def _banded(axis: Any, found: Band, colour: str, label: str) -> None:
         axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
+def _scaled(axis: Any) -> None:
+    """A logarithmic scale for what spans more than a factor of ten, labelled in plain numbers."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    values = [value for line in axis.lines for value in line.get_ydata()]
+    if values and 0 < 10 * min(values) < max(values):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def over_steps(seeds: Sequence[tuple[Series, Series]], name: str) -> Band:
+    """The band of a metric of several seeds over steps."""
+    return band([steps.get(name, []) for steps, _ in seeds])
+
+
+def over_time(seeds: Sequence[tuple[Series, Series]], name: str) -> Band:
+    """The same band over minutes: those of a step are the mean of the seeds that have a clock."""
+    known = [(steps, minutes) for steps, minutes in seeds if name in minutes]
+    _, mean, low, high = over_steps(known, name)
+    clocks = [
+        [(step, minute) for (step, _), (minute, _) in zip(steps[name], minutes[name], strict=True)]
+        for steps, minutes in known
+    ]
+    return band(clocks)[1], mean, low, high
+
+
 def band(seeds: Sequence[Sequence[tuple[float, float]]]) -> Band:
     """Mean, lowest and highest over seeds at every x that one of them has, as far as all of them go; between its points
     a seed's value is interpolated. A seed without points counts for nothing."""
+    import numpy
+
     seeds = [sorted(points) for points in seeds if points]
     if not seeds:
         return [], [], [], []
     first, last = max(points[0][0] for points in seeds), min(points[-1][0] for points in seeds)
     xs = sorted({x for points in seeds for x, _ in points if first <= x <= last})
-    columns = [[_at(points, x) for points in seeds] for x in xs]
-    return xs, [math.fsum(c) / len(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]
+    lines = [numpy.interp(xs, [x for x, _ in points], [y for _, y in points]) for points in seeds]
+    values = numpy.stack(lines)  # (seeds, xs)
+    return xs, values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist()
 
 
 def literal(text: str) -> str:
     """A text from data for matplotlib, which takes what stands between dollars for a formula."""
-    return text.replace("\\", "\\\\").replace("$", r"\$") if "$" in text else text
-
-
-def _at(points: Sequence[tuple[float, float]], x: float) -> float:
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= x <= x1 and x1 > x0:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return points[0][1] if x <= points[0][0] else points[-1][1]
+    return text.replace("$", r"\$")
 
 
 def _beside(axis: Any, shown: Sequence[Cell], metric: str) -> None:
@@ -244,19 +251,31 @@ def _without(cell: Cell | None) -> str:
     return next((w for s, w in (("failed", "failed"), ("live", "running")) if s in states), "missing")
 
 
-def _floor(line: Callable[..., Any], collection: Collection, metric: str) -> None:
-    """What real images get, where all cells agree about it."""
+def _floor(line: Callable[..., Any], collection: Collection, metric: str) -> float | None:
+    """A line at what real images get, where all cells agree about it; -> where that is."""
     at = {t.metrics.get(measures.measure(metric).floor) for t in collection.trials if t.finished} - {None}
-    if len(at) == 1:
-        (value,) = at
-        drawn = line(
-            value,
-            color=RED,
-            linewidth=1.1,
-            linestyle="--",
-            label=f"real images: {measures.number(value or 0)}",
-        )
-        drawn.axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+    if len(at) != 1:
+        return None
+    (value,) = at
+    label = f"real images: {measures.number(value or 0)}"
+    drawn = line(value, color=RED, linewidth=1.1, linestyle="--", label=label)
+    drawn.axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
+    return value
+
+
+def _from_zero(axis: Any, shown: Sequence[Cell], metric: str, floor: float | None) -> None:
+    """Bars of values that are never negative begin at 0. The panel ends beyond all seeds and real images, and cuts
+    intervals of more than twice that."""
+    values = [value for cell in shown for value in cell.seeds(metric).values()]
+    farthest = max([*values, floor or 0.0])
+    if min(values) < 0 or not farthest > 0:
+        return
+    ends = [cell.estimate(metric).high for cell in shown]
+    edge = 1.04 * max([farthest, *(min(end, 2 * farthest) for end in ends if math.isfinite(end))])
+    axis.set_xlim(0, edge)
+    for y, end in enumerate(ends):
+        if end > edge:
+            axis.plot(edge, y, ">", color="#222", markersize=5, clip_on=False, zorder=3)
 
 
 def _said(measure: measures.Measure) -> str:
