@@ -308,6 +308,15 @@ def test_a_few_of_the_steps_give_an_unbiased_estimate():
     assert torch.equal(bound(points[:1]).decoder, whole.decoder)
 
 
+def test_there_may_be_more_draws_than_steps():
+    images, grid = gaussian_images(1), make_grid(SHORT, 12)
+    eps = noise()(images.float())
+    done, denoise = [], Gaussian(SHORT, MEAN, STD)
+    twice = bits_per_dim(denoise, images, grid, noise=lambda x: eps, u=torch.rand(22), callback=done.append)
+    torch.testing.assert_close(twice.steps, bits_per_dim(denoise, images, grid, noise=lambda x: eps).steps)
+    assert done == list(range(1, 24))
+
+
 def test_padding_does_not_count():
     images = gaussian_images(3)
     eps = noise()(images.float())

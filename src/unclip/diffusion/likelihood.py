@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import Literal, NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ def bits_per_dim(
     def bits(nats: Tensor) -> Tensor:
         return (nats * counts).flatten(1).sum(1) / dimensions
 
-    evaluations = iter(range(1, grid.steps + 1))
+    evaluations = count(1)
     steps = torch.zeros_like(dimensions)
     for t, s in chosen:
         x0_hat, v = guess(t)
