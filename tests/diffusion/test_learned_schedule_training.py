@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from unclip.diffusion import Denoiser, Eps, Gaussian, Learned, V, diffusion_loss, vlb
@@ -43,6 +45,14 @@ def test_the_schedule_gets_the_gradient_of_the_squares_and_the_net_that_of_the_m
         torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-12)
     for p, gradient in zip(inner, expected_schedule, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-5, atol=1e-5)  # some of the way in float32
+
+
+def test_a_copy_has_a_schedule_of_its_own() -> None:
+    tapped = VarianceGradient(Learned(hidden=4))
+    other = copy.deepcopy(tapped)
+    other.gamma_min.data -= 1
+    assert other.gamma_min == tapped.gamma_min - 1
+    assert other.T is None
 
 
 def test_training_lowers_the_variance_of_the_loss_and_leaves_its_mean() -> None:

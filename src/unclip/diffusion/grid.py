@@ -106,7 +106,7 @@ def make_grid(
     ValueError: more steps than the table has entries, an unknown spacing, a list that is unsorted or leaves
     the schedule.
     """
-    T = _length(schedule)
+    T = schedule.T
     if not isinstance(spacing, str):
         t = _explicit(T, steps, spacing)
     elif steps is None:
@@ -128,8 +128,9 @@ def _levels(t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Level, ...]:
 def _spaced(schedule: Schedule, steps: int, spacing: str) -> Tensor:
     match spacing:
         case "trailing" | "leading" | "linspace":
-            T = _length(schedule)
-            return _continuous(schedule, steps, spacing) if T is None else _table(T, steps, spacing)
+            if schedule.T is None:
+                return _continuous(schedule, steps, spacing)
+            return _table(schedule.T, steps, spacing)
         case "log_snr":
             noise, data = _range(schedule)
             return schedule.t_at(torch.linspace(noise, data, steps, dtype=torch.float64))
@@ -171,14 +172,8 @@ def _explicit(T: int | None, steps: int | None, spacing: Sequence[float] | Tenso
     return t
 
 
-def _length(schedule: Schedule) -> int | None:
-    """T of a table; None of continuous time, which is what a schedule without a T has."""
-    return getattr(schedule, "T", None)
-
-
 def _range(schedule: Schedule) -> tuple[float, float]:
     """The schedule's log_snr from most to least noise, within +-20."""
-    T = _length(schedule)
-    ends = torch.tensor([1.0 if T is None else T - 1.0, 0.0], dtype=torch.float64)
+    ends = torch.tensor([1.0 if schedule.T is None else schedule.T - 1.0, 0.0], dtype=torch.float64)
     noise, data = log_snr(schedule, ends).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT).tolist()
     return noise, data

@@ -11,22 +11,20 @@ from torch.nn.functional import softplus
 
 from unclip.diffusion.bounds import bounded
 from unclip.diffusion.broadcast import at_least_float32
-from unclip.diffusion.process import bisected, variance_preserving
+from unclip.diffusion.process import Continuous, bisected, variance_preserving
 
 
-class Learned(nn.Module):
+class Learned(Continuous, nn.Module):
     """-log_snr = gamma_min + (gamma_max - gamma_min) (g(t) - g(0)) / (g(1) - g(0)), with g(t) = l1(t) +
     l3(sigmoid(l2(l1(t)))) of positive weights, so rising (Kingma et al. 2021, eq. 3 and appendix H). Variance
     preserving. The two ends are parameters too; gamma_max stays above gamma_min.
 
-    It begins the same everywhere, near log_snr linear in t: the `hidden` units of l2 have their middles
-    spread over [0, 1]. t_at by bisection, without gradients.
+    Its initial parameters are fixed, with log_snr near linear in t: the middles of the `hidden` units of l2
+    are spread over [0, 1]. t_at by bisection, without gradients.
 
     train_ends: whether gradients reach the two ends. They belong to the bound as a whole, its prior and
     decoder terms included; by the diffusion loss alone they would drift together.
     """
-
-    T: int | None = None
 
     @bounded
     def __init__(
@@ -61,12 +59,6 @@ class Learned(nn.Module):
     def t_at(self, log_snr: Tensor) -> Tensor:
         return bisected(self.level, log_snr, 1.0)
 
-    def from_uniform(self, u: Tensor) -> Tensor:
-        return u
-
-    def norm(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return torch.hypot(alpha, sigma)
-
     def _g(self, t: Tensor) -> Tensor:
         """g(t) without l3's bias, which cancels; whatever t's shape, dtype and device."""
         inner = softplus(self.weight1.to(t)) * t + self.bias1.to(t)
@@ -91,6 +83,8 @@ class VarianceGradient:
         self._factor: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if name == "schedule":  # asked for while a copy is made, which has nothing yet
+            raise AttributeError(name)
         return getattr(self.schedule, name)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

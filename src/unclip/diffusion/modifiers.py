@@ -25,7 +25,7 @@ class Modified:
 
     @property
     def T(self) -> int | None:
-        return getattr(self.schedule, "T", None)
+        return self.schedule.T
 
     @property
     def last(self) -> float:
