@@ -163,6 +163,34 @@ def test_a_hopeless_trial_is_stopped_on_the_way_and_keeps_its_checkpoint(
     assert 2 <= int(run.checkpoint.read_text()) < STEPS, "gently: what it had is saved"
 
 
+def test_a_trial_waits_until_as_many_gpus_are_free_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, list[str]]] = []
+
+    def noted(self: search_jobs.Jobs, cell: Any, devices: list[str]) -> Any:
+        given.append((len(self.jobs), devices))
+        return begin(self, cell, devices)
+
+    monkeypatch.setattr(search_jobs.Jobs, "_job", noted)
+    monkeypatch.setattr("unclip.config.rules.gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert main(["search", "quick", "trials=2", "n_jobs=2", "suggest=random", "trainer.devices=2"]) == 0
+    assert given == [(0, ["4", "7"])] * 2
+    assert [t.state for t in trials("quick", "trainer.devices=2")] == ["complete"] * 2
+
+
+def test_trials_of_a_search_that_broke_off_are_taken_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: search_jobs.Jobs) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(search_jobs.Jobs, "_watch", full)
+        broken.setattr(search_jobs.Jobs, "_until_done", lambda self: (self._begin(), self._watch()))
+        assert main(["search", "quick", "trials=1"]) == 1
+    assert [t.state for t in trials()] == ["running"]
+    assert main(["search", "quick", "trials=1"]) == 0
+    assert [t.state for t in trials()] == ["complete"]
+
+
 @pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_ends_no_other(capfd: pytest.CaptureFixture[str]) -> None:
     there_is("seeds", space={"seed": {"choices": [0, 1, 2]}})

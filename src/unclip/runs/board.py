@@ -9,9 +9,10 @@ import csv
 import io
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from unclip.runs.cells import Cell, in_words
+from unclip.runs.cells import Cell, time_in_words
 from unclip.runs.store import Run
 
 if TYPE_CHECKING:
@@ -77,9 +78,9 @@ class Board:
         since, start = self.first.setdefault((cell.number, stage), (now, step))
         left = ""
         if cell.verb == "train" and step > start and total > 0:
-            left = in_words((now - since) / (step - start) * (total - step))
+            left = time_in_words((now - since) / (step - start) * (total - step))
         elif self.typical is not None:
-            left = in_words(max(self.typical - (now - started), 0))
+            left = time_in_words(max(self.typical - (now - started), 0))
         loss, fid = (f"{found[k]:.4g}" if k in found else "" for k in ("loss", "fid"))
         steps = f"{step}/{total}" if total > 0 else str(step) if run else ""
         return [str(cell.number), cell.label, f"{stage} {steps}".strip(), loss, fid, left]
@@ -88,7 +89,9 @@ class Board:
         words = f"{len(running)} running, {pending} waiting, {self.cells - len(running) - pending} settled"
         if self.typical is None or not (pending or running):
             return words
-        return f"{words}, about {in_words(self.typical * (pending + len(running) / 2) / self.n_jobs)} to go"
+        return (
+            f"{words}, about {time_in_words(self.typical * (pending + len(running) / 2) / self.n_jobs)} to go"
+        )
 
     def _table(self, rows: list[list[str]], pending: int) -> Table:
         from rich.table import Table
@@ -105,11 +108,9 @@ class Board:
 def progress(run: Run) -> dict[str, float]:
     """step, loss and fid, each where it is known, from a run's last heartbeat and the last rows of its metrics."""
     found: dict[str, float] = {}
-    try:
+    with suppress(OSError, ValueError):
         status = run.status
-    except ValueError:
-        status = {}
-    found |= {key: float(status[key]) for key in ("step", "loss") if key in status}
+        found |= {key: float(status[key]) for key in ("step", "loss") if status.get(key) is not None}
     for row in _last_rows(run):
         for name, text in row.items():
             key = {"step": "step", "train/loss": "loss"}.get(name) or (

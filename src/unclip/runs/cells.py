@@ -5,16 +5,16 @@ Starts nothing: how processes are started is in workers.py; the sweep itself is 
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from unclip.config.compose import many
-from unclip.config.problems import Problems, last_line
+from unclip.config.problems import Problems, in_words, last_line
 from unclip.runs import whole
 from unclip.runs.store import RECORD, Run, age
 from unclip.runs.upstream import request, resolve
@@ -60,8 +60,8 @@ class Cell:
         try:
             self.state = self.run.state
             error = self.run.status.get("error") if self.state == "failed" else None
-        except ValueError as damaged:  # status.json: named, never removed
-            self.state, error = "failed", str(damaged)
+        except (OSError, ValueError) as damaged:  # status.json: named, never removed
+            self.state, error = "failed", in_words(damaged)
         self.error = last_line(error) or ("unknown error" if error else None)
         return self.state
 
@@ -69,7 +69,7 @@ class Cell:
     def status(self) -> dict[str, Any]:
         try:
             return self.run.status if self.run else {}
-        except ValueError:
+        except (OSError, ValueError):
             return {}
 
     @property
@@ -144,7 +144,8 @@ def counts(cells: list[Cell]) -> str:
     stages = "stage" if len(first) == 1 else "stages"
     what = "upstream" if all(c.verb == "train" for c in cells) else stages
     more = [f"{len(first)} {what} to train first"] if first else []
-    return f"{len(cells)} runs: " + ", ".join([*words, *more])
+    of = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
+    return f"{of}: {', '.join([*words, *more])}"
 
 
 def about(cells: list[Cell], n_jobs: int) -> str:
@@ -154,7 +155,7 @@ def about(cells: list[Cell], n_jobs: int) -> str:
     if typical is None or not todo:
         return ""
     seconds = sum(max(typical - (c.seconds or 0), 0) for c in todo) / n_jobs
-    return f"; about {in_words(seconds)} to go"
+    return f"; about {time_in_words(seconds)} to go"
 
 
 def is_to_do(cell: Cell) -> bool:
@@ -176,9 +177,12 @@ def typical_seconds(cells: list[Cell]) -> float | None:
 
 
 def _neighbours(like: Run, stage: str) -> Iterator[float]:
-    found = like.folder.parent.glob(f"*/{like.product.name}")
-    for path in sorted(found, key=lambda p: p.stat().st_mtime)[-NEIGHBOURS:]:
-        run = Run(path.parent)
+    found: list[tuple[float, Path]] = []
+    for path in like.folder.parent.glob(f"*/{like.product.name}"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found.append((path.stat().st_mtime, path.parent))
+    for _, folder in sorted(found)[-NEIGHBOURS:]:
+        run = Run(folder)
         try:
             if like.product.name == RECORD or run.config["stage"]["name"] == stage:
                 yield float(run.status.get("elapsed", run.status["seconds"]))
@@ -186,7 +190,7 @@ def _neighbours(like: Run, stage: str) -> Iterator[float]:
             continue
 
 
-def in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -209,7 +213,7 @@ def summary(cells: list[Cell], metrics: list[str] | None = None) -> str:
     names = metrics or _main(found.values())
     rows = [["", "", "state", "time", *(n.removeprefix("val/") for n in names)]]
     for c in shown:
-        taken = "" if c.seconds is None else in_words(c.seconds)
+        taken = "" if c.seconds is None else time_in_words(c.seconds)
         numbers = [f"{found[id(c)][n]:.4g}" if n in found[id(c)] else "" for n in names]
         word = "finished" if c.state == "finished" else IN_WORDS[c.state]
         rows.append([f"[{c.number}]", c.label, word, taken, *numbers])
@@ -246,8 +250,3 @@ def described(cell: Cell) -> str:
 def key(override: str) -> str:
     """What an override speaks of."""
     return override.split("=", 1)[0].lstrip("+~")
-
-
-def as_text(value: Any) -> str:
-    """A value as one would type it in an override."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -61,10 +61,8 @@ def stays(one: Listed, references: References) -> str:
         return "is being trained"
     if one.state == UNREADABLE:
         return one.problem
-    if one.state != "finished" and (seconds := time.time() - _written(one.folder)) < STARTING:
-        return (
-            f"was written {max(seconds, 0):.0f} s ago: its process may be starting, or be on another machine"
-        )
+    if why := _starting(one):
+        return why
     if by := references.to(one.run.signature):
         more = f" and {len(by) - 1} more" if len(by) > 1 else ""
         return f"is named by {by[0]}{more}"
@@ -84,7 +82,7 @@ def remove(one: Listed) -> None:
     going = one.folder.with_name(f"{LEFT}{one.folder.name}")
     shutil.rmtree(going, ignore_errors=True)  # of a removal that was cut off
     with one.run.lock():
-        if one.run.status != one.status:
+        if one.run.status != one.status or _starting(one):
             raise Busy(f"{one.folder} has changed since it was looked at")
         one.folder.rename(going)
     shutil.rmtree(going)
@@ -97,11 +95,14 @@ def _outputs(one: Listed) -> Path:
     return above.parents[len(experiment) - 1] if above.parts[-len(experiment) :] == experiment else above
 
 
-def _written(folder: Path) -> float:
-    times = [
-        path.stat().st_mtime for name in ("config.yaml", "status.json") if (path := folder / name).exists()
-    ]
-    return max(times, default=0.0)
+def _starting(one: Listed) -> str:
+    """Why a process may be about to take the lock of a run that is not finished; nothing where none is."""
+    files = (one.folder / name for name in ("config.yaml", "status.json"))
+    written = max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+    seconds = time.time() - written
+    if one.state == "finished" or seconds >= STARTING:
+        return ""
+    return f"was written {max(seconds, 0):.0f} s ago: its process may be starting, or be on another machine"
 
 
 def _records(folder: Path, depth: int, notes: list[str]) -> Iterator[Path]:

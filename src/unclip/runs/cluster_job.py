@@ -107,7 +107,7 @@ class Task:
     def _trains(self, attempt: str, ended: Path) -> bool:
         """Wait until the first rank trains, or has ended without: then False."""
         while not ended.exists():
-            with suppress(ValueError):
+            with suppress(OSError, ValueError):
                 if Run(self.folder).status.get("attempt") == attempt:
                     return True
             time.sleep(POLL_SECONDS)

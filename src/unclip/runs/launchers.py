@@ -76,7 +76,7 @@ class Submitit:
         self.board, self.sweep = Board(max(self.n_jobs, 2), len(cells)), sweep
         with heeding(self._stop), self.board:
             jobs = self._submitted([c for c in cells if is_to_do(c)])
-            changed()
+            unless_full(changed)
             while jobs and not self.stopping:
                 if settled := list(self._settled(jobs)):
                     jobs = [job for job in jobs if job not in settled]
@@ -241,7 +241,7 @@ class Joblib:
         self.n_jobs = asked if asked > 0 else max((os.cpu_count() or 1) + 1 + asked, 1)
 
     def carry_out(self, cells: list[Cell], sweep: str, changed: Callable[[], None]) -> bool:
-        """Each by `unclip train` in a worker; Ctrl-C stops all."""
+        """Each by `unclip VERB` in a worker; Ctrl-C stops all."""
         from joblib import Parallel, delayed
 
         todo = [c for c in cells if is_to_do(c)]
@@ -254,8 +254,7 @@ class Joblib:
                 if cell.look() not in ("finished", "failed") and status not in process.WAS_STOPPED:
                     cell.state, cell.error = "failed", f"its process ended with status {status}"
                 print(outcome(cell), flush=True)
-                with suppress(OSError):
-                    changed()
+                unless_full(changed)
         except KeyboardInterrupt:
             for cell in todo:
                 cell.look()

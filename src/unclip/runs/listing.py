@@ -44,7 +44,10 @@ class Listed:
     @property
     def age(self) -> float:
         """Seconds since it finished, or was last heard of."""
-        for stamp in (self.status.get("finished"), self.status.get("heartbeat")):
+        finished = (
+            self.status.get("finished") if self.state == "finished" else None
+        )  # not before it began again
+        for stamp in (finished, self.status.get("heartbeat")):
             try:
                 return self.now - datetime.fromisoformat(stamp or "").timestamp()
             except (TypeError, ValueError):

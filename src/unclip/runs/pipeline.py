@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
-from unclip.config.problems import Problem, Problems, last_line
+from unclip.config.problems import Problem, Problems, in_words, last_line
 from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
@@ -150,8 +150,8 @@ def _error(run: Run) -> str | None:
     """The last line of what a run says has failed."""
     try:
         status = run.status
-    except ValueError as damaged:
-        return str(damaged)
+    except (OSError, ValueError) as damaged:
+        return in_words(damaged)
     return last_line(status.get("error")) or None if status.get("state") == "failed" else None
 
 

@@ -39,14 +39,8 @@ class Results(Run):
         return self.folder / RECORD
 
     @property
-    def state(self) -> State:
-        """As of a training run; new where the folder holds another request's."""
-        found = self.state_unlocked
-        return "live" if found != "finished" and self.held else found
-
-    @property
     def state_unlocked(self) -> State:
-        """The state to a process that holds the lock itself."""
+        """As of a training run; new where the folder holds another request's."""
         status = self.status
         if delivered(self.folder) == self.request:
             return "finished"

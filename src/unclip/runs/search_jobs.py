@@ -22,7 +22,7 @@ from unclip.runs.board import Board
 from unclip.runs.cells import Cell
 from unclip.runs.search import Request, cell
 from unclip.runs.store import Run
-from unclip.runs.workers import TICK_SECONDS, Job, Workers, _last_line
+from unclip.runs.workers import TICK_SECONDS, Job, Workers, ending, heeding
 
 if TYPE_CHECKING:
     import optuna
@@ -50,6 +50,9 @@ class Jobs(Workers):
         super().__init__(asked.config["n_jobs"], asked.config["jobs_per_gpu"])
         self.asked = asked
         self.trials: list[TrialJob] = []
+        self.waiting: tuple[optuna.Trial, Cell] | None = (
+            None  # taken, until as many GPUs are free as it needs
+        )
         self.wrong: Problems | None = None  # what would go wrong with every trial
 
     def work(self, ledger: Ledger) -> bool:
@@ -60,14 +63,12 @@ class Jobs(Workers):
         self.ledger = ledger
         self.board = Board(self.n_jobs, ledger.target)
         self.quiet, self.sweep = self.n_jobs > 1 or self.board.live, self.asked.name
-        handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self.board:
-                self._until_done()
-        finally:
-            self._tell()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with heeding(self._stop):
+            try:
+                with self.board:
+                    self._until_done()
+            finally:
+                self._tell()
         if self.wrong:
             raise self.wrong
         return self.stopping
@@ -88,27 +89,36 @@ class Jobs(Workers):
                 more = self.ledger.under_way()
             if now - beaten > BEAT_SECONDS:
                 beaten = now
-                self.ledger.beat([t.trial for t in self.trials])
+                self.ledger.beat([*(t.trial for t in self.trials), *(self.waiting or ())[:1]])
             self.board.show([t.job.cell for t in self.trials], 0)
             time.sleep(TICK_SECONDS)
+        if self.waiting:
+            self.ledger.release(self.waiting[0])
         self.jobs = []
 
     def _begin(self) -> None:
         """Start trials while there is room and the target is not reached. What is wrong with a request, or finished
         already, needs no process."""
         while len(self.trials) < self.n_jobs and not self.stopping:
-            if (taken := self.ledger.take()) is None:
+            if self.waiting is None:
+                if (taken := self.ledger.take()) is None:
+                    return
+                trial, point = taken
+                found = cell(self.asked, point, trial.number)
+                if found.run is None:
+                    self._settled(trial, found, "failed", error=found.error)
+                    continue
+                if found.state == "finished" and not self._lacks(found):
+                    self._finished(trial, found)
+                    continue
+                self.waiting = trial, found
+            trial, found = self.waiting
+            if (devices := self._devices(found)) is None:
                 return
-            trial, point = taken
-            found = cell(self.asked, point, trial.number)
-            if found.run is None:
-                self._settled(trial, found, "failed", error=found.error)
-            elif found.state == "finished" and not self._lacks(found):
-                self._finished(trial, found)
-            else:
-                job = self._job(found, self._devices(found) or [])
-                self.jobs.append(job)
-                self.trials.append(TrialJob(trial, job))
+            self.waiting = None
+            job = self._job(found, devices)
+            self.jobs.append(job)
+            self.trials.append(TrialJob(trial, job))
 
     def _watch(self) -> None:
         """Report what the running trials have logged, and stop those that the pruner gives up."""
@@ -140,10 +150,7 @@ class Jobs(Workers):
             elif was_stopped and self.stopping:
                 self.ledger.release(one.trial)
             else:
-                ending = (
-                    f"killed by signal {-status}" if status < 0 else f"its process ended with status {status}"
-                )
-                why = found.error if state == "failed" else f"{ending}{_last_line(one.job)}"
+                why = found.error if state == "failed" else ending(one.job)
                 self._settled(one.trial, found, "failed", error=why)
         return bool(ended)
 
@@ -193,7 +200,7 @@ def measured(run: Any) -> dict[str, float]:
         found |= known.get("metrics") or {}
         if (file := run.folder / "metrics.json").is_file():
             found |= _flat(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError:  # damaged files
+    except (OSError, ValueError):  # damaged files
         return {}
     return {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
 

@@ -94,9 +94,10 @@ class Ledger:
         self.alive.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        shutil.rmtree(self._worker(self.name).folder)
-        self.alive.__exit__(*error)
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is None:  # else it stays, with a lock that nobody holds: its trials are free at once
+            shutil.rmtree(self._worker(self.name).folder, ignore_errors=True)
+        self.alive.__exit__(kind, *error)
 
     def _worker(self, name: str) -> Run:
         """The folder of a process that takes part, by which one sees whether it lives."""

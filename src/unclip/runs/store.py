@@ -32,6 +32,9 @@ from unclip.runs.signature import signature
 DAMAGED = "checkpoint.damaged.ckpt"  # one that is not gone on from
 RECORD, REQUEST = "pipeline.json", "request.json"  # of a results folder: what it holds, what is being made
 CLOCKS_DIFFER = 60.0  # seconds: by more than that a clock has jumped, or two machines' disagree
+LOOK_SECONDS = (
+    0.5  # a lock that is refused for less may be that of a process which only looks whether it is held
+)
 State = Literal["new", "live", "interrupted", "failed", "finished"]
 VERSIONS_OF = ("unclip-lab", "torch", "lightning", "hydra-core")
 
@@ -104,13 +107,16 @@ class Run:
     @property
     def state(self) -> State:
         """new, live (a process holds its lock), interrupted, failed or finished."""
+        if (found := self.state_unlocked) == "finished":
+            return found
+        return "live" if self.held else self.state_unlocked  # which may have changed while we looked
+
+    @property
+    def state_unlocked(self) -> State:
+        """The state to a process that holds the lock itself."""
         written = self.status.get("state")
         if written == "finished" and self.product.is_file():
             return "finished"
-        if written is None and not (self.folder / ".lock").exists():
-            return "new"
-        if self.held:
-            return "live"
         if written is None:
             return "new"
         return "failed" if written == "failed" else "interrupted"
@@ -133,20 +139,32 @@ class Run:
     def lock(self) -> Iterator[int]:
         """The right to write here, held by one process at a time and let go when that ends: its file descriptor, which
         a child that inherits it holds as well. Raises Busy."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"{self.folder} is being trained by another process") from None
-            yield handle.fileno()
+        path, end = self.folder / ".lock", time.monotonic() + LOOK_SECONDS
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise Busy(f"{self.folder} is being trained by another process") from None
+                    time.sleep(0.01)
+                    continue
+                if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                    yield handle.fileno()
+                    return
+            # the folder was removed since the file was opened: again, in a new one
 
     def prepare(self, config: dict[str, Any], command: str) -> None:
-        """Write the configuration, and the command that asked for it first. What cannot change the result (extractor,
-        logger, devices) may be another than at an earlier attempt: the latest holds."""
-        write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        if not self.status:
-            self.mark("prepared", command=command, seed=config["seed"])
+        """Write the configuration, and the command that asked for it first; nothing where the run is finished by now.
+        What cannot change the result (extractor, logger, devices) may be another than at an earlier attempt: the latest
+        holds. Raises Busy."""
+        with self.lock():
+            if self.state_unlocked == "finished":
+                return
+            write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            if not self.status:
+                self.mark("prepared", command=command, seed=config["seed"])
 
     def mark(self, state: str, **fields: Any) -> None:
         """Set state and further fields in status.json, atomically."""
@@ -203,19 +221,24 @@ def age(stamp: str | None) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git revision and machine: what one needs to know to trust a number later."""
+    """Versions, git revision (None where there is none) and machine: what one needs to know to trust a number later."""
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    source = Path(__file__).parent
-    git = ["git", "-C", str(source)]
-    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    revision, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {
         "versions": {"python": platform.python_version(), **versions},
-        "git": {"revision": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
-        if revision.returncode == 0
-        else None,
+        "git": None if revision is None else {"revision": revision, "dirty": bool(changed)},
         "machine": platform.machine(),
     }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this source; None where it is in no repository, or there is no git."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None
 
 
 def typed(verb: str, overrides: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
@@ -13,7 +14,7 @@ from unclip.config.problems import Problem, Problems
 from unclip.runs import measure, process
 from unclip.runs.cells import described, plan
 from unclip.runs.multirun import hydra_main, multirun
-from unclip.runs.store import Run, age, typed
+from unclip.runs.store import Busy, Run, age, typed
 from unclip.runs.upstream import request, resolve
 
 SHOW = ("--cfg", "job", "hydra", "all")  # an option of Hydra's, and its values
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
                 flush=True,
             )
             if status := process.run_child("unclip", "train", *upstream_overrides):
-                return status if status == INTERRUPTED else FAILED
+                return INTERRUPTED if status in process.WAS_STOPPED else FAILED
     return start(run, {**config, "experiment": composed.experiment}, typed("train", overrides))
 
 
@@ -75,31 +76,33 @@ def _separated(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def start(run: Run, config: dict[str, Any], command: str) -> int:
     """Bring one run to its end in this very process; returns only where nothing is to be done."""
-    state, waited = run.state, False
-    while state == "live" and os.environ.get(process.WAIT):
+    waited = False
+    while True:
+        state = run.state
+        if state == "finished":
+            return _finished(run, config)
+        if state == "failed" and (waited or not config["retry"]):
+            # what has just failed is not tried again at once
+            error = run.status.get("error", "unknown error")
+            print(
+                f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true",
+                file=sys.stderr,
+            )
+            return FAILED
+        if state != "live":
+            with suppress(Busy):  # another process was quicker
+                run.prepare(config, command)
+                process.become("unclip.runs.job", str(run.folder))
+                return DONE
+        if not os.environ.get(process.WAIT):
+            holder = run.status.get("pid", "unknown")
+            print(
+                f"unclip train: {run.folder} is being trained by process {holder}: wait for it, or stop it",
+                file=sys.stderr,
+            )
+            return WRONG_REQUEST
         time.sleep(process.WAIT_SECONDS)
-        state, waited = run.state, True
-    if state == "finished":
-        return _finished(run, config)
-    if state == "live":
-        holder = run.status.get("pid", "unknown")
-        print(
-            f"unclip train: {run.folder} is being trained by process {holder}: wait for it, or stop it",
-            file=sys.stderr,
-        )
-        return WRONG_REQUEST
-    if state == "failed" and (
-        waited or not config["retry"]
-    ):  # what has just failed is not tried again at once
-        error = run.status.get("error", "unknown error")
-        print(
-            f"unclip train: this run failed: {error}\n  {run.folder}\n  to try again: {command} retry=true",
-            file=sys.stderr,
-        )
-        return FAILED
-    run.prepare(config, command)
-    process.become("unclip.runs.job", str(run.folder))
-    return DONE
+        waited = True
 
 
 def _finished(run: Run, config: dict[str, Any]) -> int:

@@ -153,10 +153,7 @@ class Workers:
             self.jobs.remove(job)
             status, state = job.child.returncode, job.cell.look()
             if state not in ("finished", "failed") and status not in process.WAS_STOPPED:
-                why = (
-                    f"killed by signal {-status}" if status < 0 else f"its process ended with status {status}"
-                )
-                job.cell.state, job.cell.error = "failed", f"{why}{_last_line(job)}"
+                job.cell.state, job.cell.error = "failed", ending(job)
             self.board.say(outcome(job.cell))
         return [job.cell for job in ended]
 
@@ -195,10 +192,13 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
 
 
-def _last_line(job: Job) -> str:
-    if job.log is None:
-        return ""
-    with job.log.open("rb") as words:
-        words.seek(job.log_from)
-        lines = words.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1].strip()}" if lines else ""
+def ending(job: Job) -> str:
+    """How its process ended, with the last line that it said where that was not shown."""
+    status = job.child.returncode
+    how = f"killed by signal {-status}" if status < 0 else f"its process ended with status {status}"
+    lines: list[str] = []
+    if job.log is not None:
+        with suppress(OSError), job.log.open("rb") as words:  # its folder may have been removed
+            words.seek(job.log_from)
+            lines = words.read().decode(errors="replace").strip().splitlines()
+    return f"{how}: {lines[-1].strip()}" if lines else how
