@@ -3,8 +3,10 @@ data, numbers that are none, too little memory."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 import torch
 from tests.lit.conftest import prior_module, tiny_clip, tiny_data, tiny_embeddings
 
-from unclip.callbacks.checkpoint import OneFile
+from unclip.callbacks.checkpoint import Checkpoint, OneFile
 from unclip.cli import DONE, FAILED
 from unclip.data.synthetic import Synthetic
 from unclip.lit.classifier import ClassifierModule
@@ -103,6 +105,53 @@ def test_a_full_disk_interrupts_and_the_same_command_goes_on(trains: Trains, mon
     )
     assert trains()[0] == DONE
     assert "going on from its checkpoint," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("room", [4096, 200_000, 400_000, 800_000])
+def test_wherever_in_a_checkpoint_the_disk_is_full_it_is_said_to_be(tmp_path: Path, room: int) -> None:
+    """torch complains of the unfinished file instead, where the disk is full in the midst of a tensor."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            OneFile().save_checkpoint({"weights": torch.zeros(200_000)}, tmp_path / "checkpoint.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_output_that_nobody_reads_any_more_interrupts(trains: Trains, monkeypatch, capsys) -> None:
+    """`unclip train ... | head`."""
+
+    def left(*_: Any) -> str:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "_summary", left)
+        status, run = trains()
+    assert (status, run.state) == (FAILED, "interrupted")
+    assert "what it prints must be read to the end, or go to a file; the same command" in last_line(
+        capsys, run
+    )
+
+
+def test_what_comes_after_the_end_does_not_undo_it(trains: Trains, monkeypatch, capsys) -> None:
+    mark, handlers = Run.mark, []
+
+    def last(self: Run, state: str, **fields: Any) -> None:
+        if state == "finished":
+            handlers.append(signal.getsignal(signal.SIGTERM))
+        mark(self, state, **fields)
+
+    def refused(self: Run) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Run, "mark", last)
+    monkeypatch.setattr(Run, "drop_checkpoints", refused)
+    status, run = trains()
+    assert (status, run.state) == (DONE, "finished")
+    assert not isinstance(getattr(handlers[0], "__self__", None), Checkpoint), "a signal asks to stop no more"
 
 
 def test_where_nothing_can_be_written_that_is_all_that_is_said(trains: Trains, monkeypatch, capsys) -> None:

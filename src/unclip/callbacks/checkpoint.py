@@ -37,8 +37,13 @@ class OneFile(TorchCheckpointIO):
     run would leave it. Raises OSError where the file cannot be written."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with open(path, "wb") as file:
-            torch.save(checkpoint, file)
+        try:
+            with open(path, "wb") as file:
+                torch.save(checkpoint, file)
+        except (
+            RuntimeError
+        ) as error:  # torch may put its own complaint of an unfinished file above the reason
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 class Checkpoint(LightningCheckpoint):

@@ -24,6 +24,7 @@ OUTSIDE = {  # what the machine refuses for now; the run itself is sound, and go
     errno.EPERM: "make it writable",
     errno.EIO: "see to the disk",
     errno.ESTALE: "see to the disk",
+    errno.EPIPE: "what it prints must be read to the end, or go to a file",
 }
 
 

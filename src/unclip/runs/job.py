@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,19 @@ def _attempt(run: Run, rank: int) -> int:
             attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
             run.mark("running", started=now(), error=None, **attempt, **provenance())
         result = _train(run, rank == 0)
+        stop_at_once_when_asked()  # all is there: a stop must not set the state back
         if rank == 0:
             run.mark("finished", finished=now(), seconds=seconds(), **result)
-            run.drop_checkpoints()
-            print(f"run: {run.folder}", flush=True)
     except Stopped:
         return endings.stopped(run, rank, seconds())
     except Exception as error:
         return endings.broken_off(run, rank, error, seconds())
+    if rank == 0:
+        with suppress(
+            OSError
+        ):  # nor must files that cannot be removed, or a reader of this line that has left
+            run.drop_checkpoints()
+            print(f"run: {run.folder}", flush=True)
     return DONE
 
 
