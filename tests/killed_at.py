@@ -6,6 +6,7 @@ import builtins
 import io
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,10 +31,14 @@ def every_change(action: Callable[[], Any]) -> Iterator[int]:
             try:
                 _die_at(n)
                 action()
-            finally:
                 os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
+            assert status == 0, "it failed by itself"
             return
         assert os.WTERMSIG(status) == signal.SIGKILL
         yield n

@@ -32,14 +32,21 @@ def _units(entry: nn.Module) -> Iterator[nn.Module]:
         yield entry
 
 
-def checkpoint_blocks(net: nn.Module) -> None:
-    """Keep of each block its input alone, and compute the rest again when the backward pass comes to it, with the same
-    dropout (Chen et al. 2016, section 4.1): the same numbers, a forward pass more, in the memory of one block.
-
-    In place and once, before a net is compiled or sharded; names of parameters stay. Single layers have nothing inside,
-    and a batch norm would see its batch twice: they are left as they are.
-    """
+def repeatable(net: nn.Module) -> Iterator[nn.Module]:
+    """Those of its blocks that a backward pass may compute again, keeping less than they compute: single layers have
+    nothing inside, and a batch norm would see its batch twice."""
     for block in blocks(net):
         inside = list(block.modules())[1:]
         if inside and not any(isinstance(part, _BatchNorm) for part in inside):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            yield block
+
+
+def checkpoint_blocks(net: nn.Module) -> None:
+    """Keep of each repeatable block its input alone, and compute the rest again when the backward pass comes to it,
+    with the same dropout (Chen et al. 2016, section 4.1): the same numbers, a forward pass more, in the memory of one
+    block.
+
+    In place and once, before a net is compiled or sharded; names of parameters stay.
+    """
+    for block in list(repeatable(net)):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ Composes nothing, so that all of them are looked at in no time; what is run is a
 from __future__ import annotations
 
 import itertools
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from unclip.evaluate import catalogue
 from unclip.reading import DamagedFile, misfit, read_yaml
 from unclip.report.statistics import parse
 from unclip.runs import shapes
+from unclip.runs.where import as_text
 
 OF_A_BUDGET = tuple(shapes.Budget.__dataclass_fields__)
 IN_RECORD = ("title", "paper", "baseline", "seed_key", "metrics", "claims", "published")
@@ -55,7 +56,7 @@ def read(name: str) -> Ablation:
     """The ablation of this name. Raises Problems: all that is wrong with its file."""
     possible = options("ablation")
     if name not in possible:
-        near = nearest(name, possible, 0.5)
+        near = nearest(name, possible)
         raise Problems([Problem("", None, f"{name} is no ablation{near}; possible: {', '.join(possible)}")])
     folders = [folder / "ablation" for folder in (own_folder(), config_folder()) if folder]
     path = next(p for f in folders if (p := f / f"{name}.yaml").is_file())
@@ -89,7 +90,7 @@ def planned(name: str, ablation: Ablation, request: Mapping[str, Any]) -> Planne
     budget, presets = request["budget"], request["budgets"]
     possible = [*presets, *(b for b in ablation.budgets if b not in presets)]
     if budget not in possible:
-        why = f"no such budget{nearest(str(budget), possible, 0.5)}; possible: {', '.join(possible)}"
+        why = f"no such budget{nearest(str(budget), possible)}; possible: {', '.join(possible)}"
         raise Problems([Problem("budget", budget, why)])
     chosen = {**presets.get(budget, {}), **(ablation.budgets.get(budget) or {})}
     seeds: list[int] = request["seeds"] or chosen.get("seeds") or []
@@ -107,11 +108,6 @@ def planned(name: str, ablation: Ablation, request: Mapping[str, Any]) -> Planne
     return Planned(name, budget, ablation, chosen["experiment"], seeds, overrides, cells)
 
 
-def as_text(value: Any) -> str:
-    """A value of YAML as one would type it in an override."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _fields(found: dict[Any, Any]) -> Iterator[Problem]:
     accepted = targets.parameters(f"{schema.__name__}.Ablation") or {}
     for key, value in found.items():
@@ -119,7 +115,7 @@ def _fields(found: dict[Any, Any]) -> Iterator[Problem]:
             yield Problem(
                 str(key),
                 None,
-                f"no such key{nearest(str(key), accepted, 0.5)}; it has: {', '.join(accepted)}",
+                f"no such key{nearest(str(key), accepted)}; it has: {', '.join(accepted)}",
             )
         elif why := accepted[key].check(value):
             yield Problem(key, value, why)
@@ -138,9 +134,7 @@ def _content(ablation: Ablation) -> Iterator[Problem]:
         yield Problem(f"axes.{wrong[0]}", None, "must be a list of values")
         return
     names = list(cells_of(ablation))
-    count = 1
-    for values in (ablation.axes or {}).values():
-        count *= len(values)
+    count = math.prod(map(len, (ablation.axes or {}).values()))
     if ablation.axes and len(names) < count:
         yield Problem("axes", None, f"{count} combinations have only {len(names)} names: name them in cells")
     for name in names:
@@ -148,7 +142,7 @@ def _content(ablation: Ablation) -> Iterator[Problem]:
             yield Problem("cells", name, "a name has no < or >: claims compare with them")
     for where, name in _named(ablation):
         if name not in names:
-            yield Problem(where, name, f"is no cell{nearest(name, names, 0.5)}; possible: {', '.join(names)}")
+            yield Problem(where, name, f"is no cell{nearest(name, names)}; possible: {', '.join(names)}")
     for i, claim in enumerate(ablation.claims):
         if why := _unreadable(claim["claim"]):
             yield Problem(f"claims[{i}]", None, why)

@@ -19,6 +19,7 @@ from unclip.config import schema, targets
 from unclip.config.compose import SCHEMAS, compose
 from unclip.config.problems import nearest
 from unclip.files import write_json, write_text
+from unclip.runs.cells import key
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
 
@@ -52,10 +53,10 @@ def requested(name: str, overrides: list[str]) -> dict[str, Any]:
     keys = set(targets.parameters(schema.named(SCHEMAS[f"bench_{name}"])) or {})
     if "training" not in keys:
         return compose(f"bench_{name}", overrides).config
-    own = [o for o in overrides if _key(o).split(".")[0] in keys]
+    own = [o for o in overrides if key(o).split(".")[0] in keys]
     request = compose(f"bench_{name}", own).config
     rest = [o for o in overrides if o not in own]
-    last = {_key(o): o for o in [*request["training"], *rest]}  # what is typed has the last word on each key
+    last = {key(o): o for o in [*request["training"], *rest]}  # what is typed has the last word on each key
     typed_once = request["training"] = list(last.values())
     trained = [[f"experiment={name}", *typed_once] for name in request.get("shares", [])] or [typed_once]
     for overrides in [*trained, *([request["prior"]] if "prior" in request else [])]:
@@ -74,7 +75,3 @@ def _measured(name: str, request: dict[str, Any]) -> dict[str, Any] | None:
             return None
         result: dict[str, Any] = json.loads(found.read_text())
         return result
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE
+from unclip.config import schema
 from unclip.config.compose import compose, options
 from unclip.config.problems import Problem, Problems
 from unclip.evaluate import catalogue
+from unclip.reading import misfit
 from unclip.runs.references import runs_of
 from unclip.runs.sample import folder_of
 from unclip.runs.store import RECORD, REQUEST, Run
@@ -25,6 +27,7 @@ from unclip.runs.upstream import only
 AXES = ("sampler", "guidance", "steps", "rerank", "prior_guidance", "seed")
 LISTS = ("metrics",)  # key=a,b means key=[a,b]
 RUNS = ("run", "clip", "prior", "decoder", "upsampler", "upsampler2")
+JUDGED = (*RUNS, "images", "reference", "metrics", "paths")  # what says what is judged, and by what
 SAMPLING = ("sampler", "guidance", "steps", "clip_x0", "rerank", "prior_guidance", "seed", "nll_steps")
 WHERE = ("out", "batch_size", "accelerator", "paths")  # what cannot change a number
 
@@ -71,10 +74,9 @@ def checked(arguments: list[str]) -> Request:
             values[key].append((value if key == "sampler" else one.get(key), one.get(key)))
         if len({str(shown) for shown, _ in values[key]}) < len(given):
             found.append(Problem(key, ",".join(given), "has a value twice"))
-    alone, judged = None, {*RUNS, "images", "reference", "metrics", "paths"}
-    if not any(
-        problem.key.split(".")[0] in judged and not isinstance(problem.given, str) for problem in found
-    ):
+    alone = None
+    judged = {key: value for key, value in config.items() if key in JUDGED}
+    if misfit(judged, f"{schema.__name__}.Evaluate") is None:  # else that is said already
         typed = {argument.partition("=")[0] for argument in arguments}
         alone, wrong = _what_is_judged(config, typed, swept)
         found += wrong

@@ -60,14 +60,17 @@ def _bounded_settings() -> Any:
 
 def finish(trainer: Trainer) -> None:
     """Close W&B's record, of a training that went wrong too; what it could not upload in time stays where it is."""
-    import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            record = logger.experiment
-            try:
-                record.finish()
-            except (wandb.errors.Error, TimeoutError, OSError) as error:
-                print(f"W&B: {error}; the rest by: wandb sync {record.settings.sync_dir}", file=sys.stderr)
+    records = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not records:
+        return
+    import wandb
+
+    for logger in records if trainer.is_global_zero else []:
+        record = logger.experiment
+        try:
+            record.finish()
+        except (wandb.errors.Error, TimeoutError, OSError) as error:
+            print(f"W&B: {error}; the rest by: wandb sync {record.settings.sync_dir}", file=sys.stderr)
     wandb.teardown()

@@ -11,6 +11,7 @@ import torch
 
 from unclip.config import rules
 from unclip.config.problems import Failure
+from unclip.nets.blocks import repeatable
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -54,12 +55,11 @@ def out_of_memory(
     if found == asked:
         why = f"a step of {_images(found)} fits by itself: other processes use it, or what runs between steps"
         return OutOfMemory(f"out of memory, though {why}: callbacks.fid=null callbacks.samples=null")
+    helps = not config.get("checkpointing") and any(True for _ in repeatable(module.net))
     if found == 0:
-        return OutOfMemory(
-            f"{where}, nor of 1: a smaller model, checkpointing=true, trainer.precision=bf16-mixed, or another device"
-        )
-    plain = config.get("checkpointing") or config["stage"]["name"] == "classifier"  # whose blocks cannot
-    less = "" if plain else "checkpointing=true, which keeps less and is the same run; or "
+        other = "a smaller model, " + "checkpointing=true, " * helps
+        return OutOfMemory(f"{where}, nor of 1: {other}trainer.precision=bf16-mixed, or another device")
+    less = "checkpointing=true, which keeps less and is the same run; or " if helps else ""
     smaller = f"{less}data.batch_size={found * ranks * pieces}, another run"
     if not _may_be_in_pieces(config):
         return OutOfMemory(f"{where}{but}: {smaller}")

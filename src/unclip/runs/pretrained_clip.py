@@ -15,7 +15,6 @@ from pathlib import Path
 PREFIX = "open_clip"
 HASH = "#sha256="  # after a file's path, once it was read
 FORM = "clip=open_clip:ViT-B-32:laion2b_s34b_b79k, or a file in the place of the tag"
-
 ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -40,11 +39,7 @@ class Reference:
     def is_file(self) -> bool:
         """Tags have no slash and no ending."""
         weights = self.weights or ""
-        return (
-            "/" in weights
-            or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
-            or Path(weights).is_file()
-        )
+        return "/" in weights or Path(weights).suffix in ENDINGS or Path(weights).is_file()
 
     def problem(self) -> str | None:
         """What is wrong with it, so far as that can be said without the library's help."""

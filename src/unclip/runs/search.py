@@ -18,7 +18,7 @@ from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from unclip.config.compose import compose, options
 from unclip.config.problems import Problem, Problems
 from unclip.runs import whole
-from unclip.runs.cells import Cell, aligned, plan
+from unclip.runs.cells import Cell, aligned, key, plan
 from unclip.runs.search_space import Axis, Objective, Point, axes_of, objectives_of, short
 from unclip.runs.store import typed
 from unclip.runs.upstream import request as train_request
@@ -127,17 +127,17 @@ def _end(asked: Request, ledger: Any, stopped: bool) -> int:
 
 def request(name: str, overrides: list[str]) -> Request:
     """The search NAME with these overrides, checked. Raises Problems, all in one message."""
-    own = [o for o in overrides if _key(o).split(".")[0] in (*HOW, *WHAT, "paths")]
-    rest = [o for o in overrides if _key(o).split(".")[0] not in (*HOW, *WHAT)]  # paths: of both
+    own = [o for o in overrides if key(o).split(".")[0] in (*HOW, *WHAT, "paths")]
+    rest = [o for o in overrides if key(o).split(".")[0] not in (*HOW, *WHAT)]  # paths: of both
     config = compose("search", [f"search={name}", *own]).config
     space, wrong = axes_of(config["space"])
     objectives, more = objectives_of(config)
     if wrong or more:
         raise Problems([*wrong, *more])
-    given = {_key(o): o for o in config["overrides"]} | {_key(o): o for o in rest}
-    what = [o for o in overrides if _key(o).split(".")[0] not in (*HOW, "paths")]
+    given = {key(o): o for o in config["overrides"]} | {key(o): o for o in rest}
+    what = [o for o in overrides if key(o).split(".")[0] not in (*HOW, "paths")]
     digest = hashlib.sha256(json.dumps(sorted(what)).encode()).hexdigest()[:8]
-    asked = [o for o in overrides if _key(o) not in ("retry", "report", "dry_run")]
+    asked = [o for o in overrides if key(o) not in ("retry", "report", "dry_run")]
     return Request(
         name=f"{name}-{digest}" if what else name,
         config=config,
@@ -218,7 +218,3 @@ def _first_trial(asked: Request) -> None:
 
 def _corner(asked: Request) -> Point:
     return {name: axis.choices[0] if axis.choices else axis.low for name, axis in asked.space.items()}
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
