@@ -136,11 +136,11 @@ def test_where_nothing_is_trained_any_more_it_ends_all_the_same(tiny) -> None:
 
 
 def test_a_late_verdict_names_the_right_step_and_saves_no_spoilt_weights(tiny, tmp_path: Path) -> None:
-    """On a GPU: asked at steps 1, 6, 11, ..., and before a checkpoint."""
+    """On a GPU: asked at the steps that are logged, 5, 10, ..., and before a checkpoint."""
     module = trained(tiny, {2: math.nan}, Finite(late=True))
     with pytest.raises(NonFinite, match=r"loss is nan.* at step 3 \(epoch 1, batch 0"):
         module.fitted()
-    assert module.global_step == 5
+    assert module.global_step == 4
     saved = tmp_path / "checkpoint.ckpt"
     module = trained(tiny, {2: math.nan}, Finite(late=True), callbacks=[Checkpoint(1, str(saved))])
     with pytest.raises(NonFinite, match="at step 3"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from tests.lit.conftest import (
     SIZE,
@@ -28,8 +29,9 @@ from unclip.diffusion import Discrete, cosine_betas
 from unclip.diffusion.learned import Learned
 from unclip.diffusion.times import Importance
 from unclip.diffusion.weighting import vlb
+from unclip.lit import base
 from unclip.lit.optim import align
-from unclip.lit.sharding import FullyShard
+from unclip.lit.sharding import FullyShard, local, shard
 from unclip.nets.blocks import blocks, checkpoint_blocks
 from unclip.runs import export
 
@@ -227,6 +229,18 @@ def test_sharded_processes_gather_in_the_lower_of_mixed_precisions(kind: str, tr
     assert found.losses == pytest.approx(expected.losses, rel=2e-2)
     assert found.norms == pytest.approx(expected.norms, rel=0.1)
     assert found.validation == pytest.approx(expected.validation, rel=2e-2)
+
+
+def moved_as_to_a_gpu() -> bool:
+    """Whether a sharded U-Net's parts are still rows after a move to a device with another layout of convolutions."""
+    base.laid_out = lambda net: net.to(memory_format=torch.channels_last)
+    module, _ = stage("decoder")
+    shard(module, init_device_mesh("cpu", (1,)))
+    return all(local(p).is_contiguous() for p in module.to("cpu").parameters())
+
+
+def test_a_sharded_net_can_be_moved_to_a_gpu() -> None:
+    assert on_ranks(1, moved_as_to_a_gpu) == [True]
 
 
 def test_a_block_is_what_a_net_has_in_lists() -> None:

@@ -46,7 +46,7 @@ class Progress(ProgressBar):
         if self.bar is None:
             return
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its logger connector sets it
-        if trainer.global_step % every == 0:  # for curves over wall time
+        if every > 0 and trainer.global_step % every == 0:  # for curves over wall time
             pl_module.log("train/seconds", now - self.started)
         if now - self.shown < self.refresh_seconds:
             return

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -55,6 +56,12 @@ class Stage(lightning.LightningModule):
         return int(self.trainer.accumulate_grad_batches)
 
     @property
+    def logs_step(self) -> bool:
+        """Whether what is logged before the optimizer's step is written after it."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # its logger connector sets it
+        return every > 0 and (self.global_step + 1) % every == 0
+
+    @property
     def compiled(self) -> list[nn.Module]:
         """What a step calls, to be compiled where nets are."""
         return [self.net]
@@ -81,11 +88,14 @@ class Stage(lightning.LightningModule):
         self.finite.saw(loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves that to a fused step, which comes after clipping
         self._norms = [
             get_total_norm([p.grad for p in part if p.grad is not None]) for part in self.clipped(optimizer)
         ]
         norm = whole(self._norms[0])
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.logs_step:
             self.log("train/grad_norm", norm)
         self.finite.check(self, optimizer, norm)
 
@@ -95,11 +105,8 @@ class Stage(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Also of a fused optimizer under autocast, whose gradients Lightning takes for scaled: in bfloat16 nothing
-        is. Raises RuntimeError in float16, where they are."""
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
+        """Also of a fused optimizer under autocast, where Lightning refuses: it takes the gradients for scaled."""
+        if gradient_clip_val:
             for part, norm in zip(self.clipped(optimizer), self._norms, strict=True):
                 if gradient_clip_algorithm == "value":
                     clip_grad_value_(part, gradient_clip_val)
@@ -181,7 +188,8 @@ class DiffusionStage(Stage):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         super().to(*args, **kwargs)
-        laid_out(self.net)
+        if not isinstance(self, FSDPModule):  # shards are rows, and stay so
+            laid_out(self.net)
         return self
 
     def example(

@@ -46,10 +46,12 @@ class Finite:
         """Before a step, with the norm of the gradients on all ranks. Raises NonFinite."""
         loss, self._loss = norm.new_zeros(()) if self._loss is None else self._loss, None
         trainer = stage.trainer
+        alone = trainer.world_size == 1
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            watched = loss  # infinite gradients are what a scaler of float16 learns from
+            # infinite gradients are what a scaler of float16 learns from
+            watched = loss if alone else trainer.strategy.reduce(loss, reduce_op="sum")
         else:
-            watched = norm if trainer.world_size > 1 else norm + loss  # the norm is the same on all ranks
+            watched = norm + loss if alone else norm  # the norm is the same on all ranks
         bad = ~torch.isfinite(watched)
         if self.on_nan == "skip":
             if bool(bad):
@@ -60,8 +62,7 @@ class Finite:
         step = stage.global_step
         self._note(bad, step, torch.stack([loss.float(), norm.float()]))
         late = bad.device.type != "cpu" if self.late is None else self.late
-        asks = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if not late or asks or step + 1 >= trainer.estimated_stepping_batches:
+        if not late or stage.logs_step or step + 1 >= trainer.estimated_stepping_batches:
             self.demand(stage)
 
     def demand(self, stage: Stage) -> None:
