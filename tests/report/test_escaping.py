@@ -47,19 +47,22 @@ def test_an_evaluation_shows_captions_and_classes_as_text(tmp_path: Path) -> Non
     consistency = {
         "value": 0.5,
         "n": 4,
-        "extractor": EVIL,
-        "per_caption": {EVIL: 0.5},
-        "per_caption_interval": {EVIL: [0.1, 0.9]},
-        "real_per_caption": {EVIL: 0.9},
+        "interval": [0.1, 0.9],
+        "classifier": EVIL,
+        "real_test_images": 0.9,
+        "per_caption": {EVIL: 0.5, "b": 0.5},
+        "per_caption_interval": {EVIL: [0.1, 0.9], "b": [0.1, 0.9]},
+        "real_per_caption": {EVIL: 0.9, "b": None},
         "classes": [EVIL, "b"],
         "confusion": [[1, 1], [0, 2]],
-        "real_confusion": [[2, 0], [0, 2]],
+        "real_confusion": [[999, 1], [0, 0]],
     }
-    measured = {"sampling": {"prompt": EVIL}, "seed": 0}
+    measured = {"prompt_consistency": consistency, "sampling": {"prompt": EVIL}, "seed": 0}
     evaluation.write(tmp_path / "evaluation.html", EVIL, measured, [], [(EVIL, EVIL, b"png")])
-    shown_as_text((tmp_path / "evaluation.html").read_text())
-    bars = evaluation._bars(consistency)
-    assert bars[0]["caption"] == EVIL
+    page = (tmp_path / "evaluation.html").read_text()
+    shown_as_text(page)
+    assert page.count('class="real"') == 1, "of the class that real images have"
+    assert "&lt;1</td>" in page or "<1</td>" not in page
 
 
 def test_a_report_shows_names_errors_and_settings_as_text_on_its_page_and_in_its_files(

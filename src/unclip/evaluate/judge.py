@@ -83,7 +83,6 @@ def pictures(
 
 def fd(seen: Seen, reference: Reference) -> dict[str, Any]:
     """Frechet distance of N samples; the floor is that of as many real images that are not in the reference."""
-
     return _distance(seen, reference, frechet)
 
 
@@ -114,8 +113,7 @@ def fd_infinity(seen: Seen, reference: Reference) -> dict[str, Any]:
 
 def kid(seen: Seen, reference: Reference, settings: Settings) -> dict[str, Any]:
     """Kernel distance over random subsets, on features of equal length."""
-    smallest = min(len(x) for x in (seen, reference.real, reference.held_out) if x is not None)
-    size = settings.kid_subset_size or min(1000, max(smallest // 2, 2))
+    size = settings.kid_subset_size or min(1000, max(_smallest(seen, reference) // 2, 2))
 
     def distance(x: Seen, real: Seen) -> distances.KernelDistance:
         subsets = settings.kid_subsets
@@ -141,21 +139,30 @@ def cmmd(seen: Seen, reference: Reference) -> dict[str, Any]:
 
 
 def prdc(seen: Seen, reference: Reference, settings: Settings) -> dict[str, Any]:
-    """Precision, recall, density, coverage: as many real images as samples, as all four depend on both counts."""
+    """Precision, recall, density, coverage: as many real images as samples, as all four depend on both counts; one k
+    for samples and floor, less than the images of either."""
     count = min(len(seen), len(reference.real))
-    k = min(settings.k, count - 1)
+    k = min(settings.k, _smallest(seen, reference) - 1)
 
     def four(x: Seen, real: Seen) -> dict[str, float]:
         same = min(len(x), len(real), count)
         return manifolds(real.drawn(same), x.drawn(same), k)._asdict()
 
-    return {
+    found = {
         **four(seen, reference.real),
         "n": count,
         "k": k,
         **reference.floored(four),
-        **{**reference.settings, "reference_n": count},
+        **reference.settings,
     }
+    if count < len(reference.real):
+        found |= {"reference": f"{count} of the {reference.says}", "reference_n": count}
+    return found
+
+
+def _smallest(seen: Seen, reference: Reference) -> int:
+    """Images of the smallest set that is compared."""
+    return min(len(x) for x in (seen, reference.real, reference.held_out) if x is not None)
 
 
 def inception_score(seen: Seen, reference: Reference) -> dict[str, Any]:
@@ -240,8 +247,8 @@ def prompt_consistency(seen: Seen, asked: Asked) -> dict[str, Any]:
     groups = (asked.caption_ids, asked.captions) if few else (labels, asked.class_names)
     classes = asked.class_of.tolist() if few else range(len(asked.class_names))
     result = agreement(seen.logits, labels, *groups)
-    real = asked.real.double()
-    accuracy = (real.diagonal() / real.sum(1).clamp(min=1)).tolist()
+    real, there = asked.real.double(), asked.real.sum(1).tolist()
+    accuracy = [right / n if n else None for right, n in zip(real.diagonal().tolist(), there, strict=True)]
     return {
         "value": result.overall,
         "n": len(seen),
