@@ -1,5 +1,8 @@
 """Images from folders and .npz files: the pixels as they were stored, and one line about what cannot be used."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +144,17 @@ def test_pixels_that_are_neither_grey_nor_rgb_are_refused(tmp_path, mode):
     for name in "ab":
         Image.new(mode, (8, 8)).save(tmp_path / f"{name}.{suffix}")
     assert refusal(tmp_path).startswith(f"a.{suffix} is {mode}; possible: 8 bit greyscale or RGB")
+
+
+def test_a_file_that_claims_to_be_enormous_is_one_that_cannot_be_read(folder):
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    (folder / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+    assert "1 of 5 files cannot be read: bomb.png" in refusal(folder)
+    assert len(load_images(folder, skip_corrupt=True)) == 4

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from unclip.data.cache import say
@@ -21,6 +22,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 KEYS = ("images", "arr_0")  # of an .npz; the second is what numpy.savez calls an array without a name
 CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}  # by Pillow's mode; others have no exact greyscale or RGB form
 SHOWN = 3  # file names in a message
+# what Pillow raises for files that are not whole, or claim to be larger than anything sensible
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 Pixels = NDArray[np.uint8]
 
@@ -62,12 +65,7 @@ def _from_folder(folder: Path, skip_corrupt: bool) -> Tensor:
             arrays[name] = _pixels(file)
         except ImageSetError as error:
             raise ImageSetError(f"{name} {error}") from None
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            struct.error,
-        ) as error:  # Pillow's, for files that are not whole
+        except UNREADABLE as error:
             corrupt[name] = str(error).replace(str(file), name)
     if corrupt:
         which = f"{len(corrupt)} of {len(files)} files cannot be read: {_listed(list(corrupt))}"
@@ -91,8 +89,6 @@ def _from_folder(folder: Path, skip_corrupt: bool) -> Tensor:
 
 def _pixels(file: Path) -> Pixels:
     """(H,W,C) of one file."""
-    from PIL import Image
-
     with Image.open(file) as image:
         if image.mode not in CHANNELS or "transparency" in image.info:
             mode = image.mode if image.mode not in CHANNELS else "transparent"
