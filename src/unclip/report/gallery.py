@@ -4,7 +4,6 @@ samples none."""
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from unclip.report.trials import Trial
 
 COLUMNS = 10
 ROWS = 16  # cells that are shown
-LETTERS = 28  # of a cell's name
 
 Drawn = dict[tuple[str, int, int], Path]  # prompt, which of its pictures, seed of the noise -> file
 
@@ -53,10 +51,7 @@ def gallery(collection: Collection, cells: Sequence[Cell]) -> Gallery | None:
         return None
     if not columns or len({image.size for image in images}) != 1:
         return None
-    names = [
-        textwrap.shorten(name, LETTERS, placeholder="…") if len(name) > LETTERS else name for name in found
-    ]
-    sheet = pictures.sheet(images, len(columns), names, [str(i + 1) for i in range(len(columns))])
+    sheet = pictures.sheet(images, len(columns), list(found), [str(i + 1) for i in range(len(columns))])
     prompts = "; ".join(f"{i}: {prompt}" for i, (prompt, _, _) in enumerate(columns, 1))
     noise = sorted({noise for _, _, noise in columns})
     left = f" {len(found)} of {len(collection.cells)} cells." if len(found) < len(collection.cells) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TILE = 72  # pixels an image is enlarged to, at least
 GAP = 4
 FONT_SIZE = 15
+LETTERS = 36  # of a line of a label
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
@@ -50,7 +52,9 @@ def sheet(
     height, width = images[0].height * scale + GAP, images[0].width * scale + GAP
     font = ImageFont.load_default(FONT_SIZE)
     count = -(-len(images) // columns)
-    left = max((int(font.getlength(label)) + 3 * GAP for label in rows or []), default=0) + GAP
+    labels = [_wrapped(label, max(height // (FONT_SIZE + GAP), 1)) for label in rows or []]
+    lines = [line for label in labels for line in label.split("\n")]
+    left = max((int(font.getlength(line)) + 3 * GAP for line in lines), default=0) + GAP
     top = FONT_SIZE + 3 * GAP if headings else GAP
     canvas = Image.new("RGB", (left + columns * width, top + count * height), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -58,11 +62,17 @@ def sheet(
         tile = image.convert("RGB")
         tile = tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
         canvas.paste(tile, (left + i % columns * width, top + i // columns * height))
-    for i, label in enumerate(rows or []):
-        draw.text((left - 2 * GAP, top + (i + 0.5) * height - GAP), label, INK, font, anchor="rm")
+    for i, label in enumerate(labels):
+        at = left - 2 * GAP, top + (i + 0.5) * height - GAP
+        draw.multiline_text(at, label, INK, font, anchor="rm", align="right")
     for i, label in enumerate(headings or []):
         draw.text((left + (i + 0.5) * width - GAP / 2, GAP + FONT_SIZE / 2), label, INK, font, anchor="mm")
     return canvas
+
+
+def _wrapped(label: str, most: int) -> str:
+    """A label in `most` lines, so that a long caption does not push the images out of sight."""
+    return "\n".join(textwrap.wrap(label, LETTERS, max_lines=most, placeholder="…"))
 
 
 def png(
