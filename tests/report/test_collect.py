@@ -202,6 +202,10 @@ def test_what_is_better_is_known_in_one_place() -> None:
     )
     assert measures.measure("prior.diversity").better == measures.measure("val/unheard_of").better == ""
     assert measures.measure("val/fd_n500").label == "Frechet distance, N = 500"
+    assert (
+        measures.measure("val/consistency_n200").better == measures.measure("attributes").better == "higher"
+    )
+    assert measures.shown(["val/loss", "attributes", "fd"]) == ["fd", "attributes", "val/loss"]
     assert measures.best("fd", {"a": 2.0, "b": 1.0, "c": float("nan")}) == "b"
     assert measures.best("prdc.recall", {"a": 2.0, "b": 1.0}) == "a"
     assert measures.best("fd", {"a": 2.0, "b": 2.0}) is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
-from unclip.report import curves, page
-from unclip.report.pictures import GAP, TILE, grid, picture, save
+from unclip.report import curves, deliver, figures, page, sweep_curves
+from unclip.report.pictures import GAP, TILE, _wrapped, grid, picture, save
 from unclip.report.table import rows
 
 
@@ -81,3 +82,38 @@ def test_the_table_says_n_and_floor_with_a_distance() -> None:
     assert row["value"] == "1.23"
     for word in ("N = 500", "first 10 training images", "400 real test images: 0.50"):
         assert word in row["how"]
+
+
+def test_a_long_label_takes_several_lines_and_leaves_its_images_in_sight() -> None:
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    words = "this flower has petals that are yellow with shades of orange "
+    widths = [grid(images, 2, rows=[label, "b"]).width for label in ("b", words, 20 * words, "x" * 500)]
+    assert widths[0] < min(widths[1:])
+    assert max(widths) < 650
+    both = [_wrapped(20 * words + end, 3) for end in "ab"]
+    assert both[0].endswith("…")
+    assert _wrapped("  not: a bag", 3) == "  not: a bag"
+    assert _wrapped("", 3) == ""
+
+
+def test_minutes_and_seconds_are_those_of_the_whole_seconds() -> None:
+    run = SimpleNamespace(folder=Path("r"), status={"seconds": 119.7})
+    assert deliver._row("clip", run)["time"] == "2 min 00 s"  # type: ignore[arg-type]
+
+
+def test_a_sweep_is_drawn_where_shares_are_and_its_intervals_beyond_are_cut() -> None:
+    """Two seeds that are 0.2 apart: an interval of 2.5 around a share."""
+    cells = [
+        {
+            "of": {"guidance": guidance, "seed": seed},
+            "fd": {"value": 3.0 + seed, "floor": 1.0},
+            "prompt_consistency": {"value": 0.7 + 0.2 * seed},
+        }
+        for guidance in (1, 2)
+        for seed in (0, 1)
+    ]
+    figure, (axis,) = figures.panels(1, 4, 3)
+    sweep_curves._panel(axis, cells, "prompt_consistency", "fd", "guidance")
+    low, high = axis.get_xlim()
+    assert -0.1 < low < 0.8 < high < 1.1
+    assert figures.png(figure).startswith(b"\x89PNG")

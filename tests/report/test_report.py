@@ -130,6 +130,7 @@ def test_latex_is_a_booktabs_table_with_every_special_letter_escaped(made: Path)
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {2}
     for rule in ("top", "mid", "bottom"):
         assert text.count(f"\\{rule}rule") == 1
+    assert latex("[1] *a") == "{[}1{]} {*}a", "no argument of the line's end before it"
     assert latex("a\\b~^{c}#") == r"a\textbackslash{}b\textasciitilde{}\textasciicircum{}\{c\}\#"
 
 

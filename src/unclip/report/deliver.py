@@ -103,13 +103,13 @@ def _stages(trained: Trained) -> str:
 
 def _row(stage: str, run: Run) -> dict[str, str]:
     status = run.status
-    seconds = status.get("seconds", 0)
+    minutes, seconds = divmod(round(status.get("seconds", 0)), 60)
     return {
         "stage": stage,
         "folder": str(run.folder),
         "parameters": f"{status.get('parameters', 0) / 1e6:.2f}M",
         "steps": str(status.get("step", "")),
-        "time": f"{seconds // 60:.0f} min {seconds % 60:02.0f} s",
+        "time": f"{minutes} min {seconds:02} s",
         "metrics": ", ".join(f"{k} {v:.4g}" for k, v in sorted(status.get("metrics", {}).items())),
     }
 

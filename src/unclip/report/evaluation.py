@@ -132,9 +132,7 @@ def _cells(cells: Sequence[Mapping[str, Any]], captions: Sequence[str], out: Pat
     """The same captions, embeddings and noise under every combination."""
     images = [sweep.pictures(cell, out) for cell in cells]
     names = [", ".join(f"{k} {v}" for k, v in cell["of"].items()) for cell in cells]
-    line = (
-        "One picture of each of the same captions, from the same embeddings and noise; a combination a row: "
-    )
+    line = "One picture of each of the same captions, from the same noise for a seed; a combination a row: "
     return [
         (
             "Samples",

@@ -33,6 +33,10 @@ MEASURES = {
     "fd": Measure("Frechet distance", "lower", "fd.floor"),
     "nll": Measure("bits per dimension", "lower"),
     "prompt_consistency": Measure("prompt consistency", "higher", "prompt_consistency.real_test_images"),
+    "attributes": Measure("every attribute right", "higher", "attributes.real_test_images"),
+    "attributes.held_out": Measure(
+        "held-out combinations right", "higher", "attributes.held_out.real_test_images"
+    ),
     "prdc.precision": Measure("precision", "higher", "prdc.floor.precision"),
     "prdc.recall": Measure("recall", "higher", "prdc.floor.recall"),
     "round_trip": Measure("class kept in the round trip", "higher"),
@@ -60,8 +64,8 @@ MEASURES = {
 FIRST = 6  # are shown where nobody asked for others
 LOGGED = (
     (re.compile(r"val/fd_n(\d+)"), "Frechet distance, N = {}", "lower"),
-    (re.compile(r"val/(.*accuracy.*)"), "{}", "higher"),
-    (re.compile(r"val/(.*cosine.*)"), "{}", "higher"),
+    (re.compile(r"val/consistency_n(\d+)"), "prompt consistency, N = {}", "higher"),
+    (re.compile(r"val/(.*(?:accuracy|cosine).*)"), "{}", "higher"),
     (re.compile(r"val/(loss.*)"), "validation {}", "lower"),
     (re.compile(r"val/(.*(?:fd|fid|kid|nll).*)"), "{}", "lower"),
     (re.compile(r"train/(loss)"), "training {}", "lower"),
@@ -128,7 +132,7 @@ def best(name: str, values: Mapping[str, float]) -> str | None:
 
 
 def how(name: str, measured: Mapping[str, Any]) -> str:
-    """`N = 500, FashionMnistClassifier, reference: first 10000 training images` of a metrics.json; "" where it says
+    """`N = 500, FashionMnistClassifier, against the first 10000 training images` of a metrics.json; "" where it says
     nothing of it."""
     of = measured.get(name.partition(".")[0])
     if not isinstance(of, Mapping):

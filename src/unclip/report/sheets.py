@@ -25,6 +25,9 @@ TEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{
+        letter: f"{{{letter}}}" for letter in "[]*"
+    },  # after \\ and \midrule these would be read as an argument
 }
 
 

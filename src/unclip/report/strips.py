@@ -91,7 +91,7 @@ def pictures_of(request: dict[str, Any], trained: Trained) -> Given:
 
 
 def _numbers(listed: str, count: int) -> list[int]:
-    found = [int(n) if n.strip().isdigit() else -1 for n in listed.split(",")] if listed else []
+    found = [int(n) if n.strip().isdecimal() else -1 for n in listed.split(",")] if listed else []
     if not all(0 <= n < count for n in found):
         raise Problems(
             [Problem("images", f"test:{listed}", f"must be numbers from 0 to {count - 1}, as in test:3,17")]

@@ -75,6 +75,9 @@ def _panel(axis: Any, cells: Sequence[Cell], x: str | None, y: str, along: str) 
         if x:
             for (at, *_), (across, _), (up, _) in zip(points, xs, ys, strict=True):
                 axis.annotate(f"{at:g}", (across, up), textcoords="offset points", xytext=(5, 3), fontsize=8)
+    if x:  # a share, which an interval may leave
+        low, high = axis.get_xlim()
+        axis.set_xlim(max(low, -0.02), min(high, 1.02))
     floor = cells[0][y].get("floor")
     if floor is not None:
         axis.axhline(floor, color="#999", linewidth=1, linestyle="--", label="floor: real images")
