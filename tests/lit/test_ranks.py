@@ -50,10 +50,11 @@ class Case(NamedTuple):
     after: Case | None = None
     precision: str = "32-true"
     again: bool = False
+    averaged: bool = True
 
     @property
     def folder(self) -> str:
-        own = [self.kind, str(self.ranks), self.how, str(self.pieces), self.precision, str(self.again)]
+        own = [self.kind, *map(str, [*self[1:4], *self[5:]])]
         return "-".join([*own, *([self.after.folder] if self.after else [])])
 
 
@@ -102,7 +103,9 @@ def train(case: Case, root: str) -> Told:
     strategy: Any = "auto" if case.ranks == 1 else {"sharded": FullyShard(), "ddp": "ddp"}[case.how]
     trainer = lightning.Trainer(
         accelerator="cpu", devices=case.ranks, strategy=strategy, max_steps=STEPS, gradient_clip_val=CLIPPED,
-        callbacks=[EMA(0.9), watch, Checkpoint(STEPS - 1, str(folder / "checkpoint.ckpt"))],
+        callbacks=[
+            *([EMA(0.9)] if case.averaged else []), watch, Checkpoint(STEPS - 1, str(folder / "checkpoint.ckpt"))
+        ],
         accumulate_grad_batches=case.pieces, precision=case.precision, log_every_n_steps=1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
@@ -141,7 +144,7 @@ def trained(root: Path) -> Trained:
 def same_as_alone(case: Case, trained: Trained, root: Path) -> None:
     """To rounding those of an undisturbed process: losses and norms of all its steps, or of the last; what validation
     says of averaged weights; and the file of them, name by name."""
-    alone = Case(case.kind)
+    alone = Case(case.kind, averaged=case.averaged)
     found, expected = trained(case), trained(alone)
     steps = slice(-1 if case.after else 0, None)
     assert found.losses == pytest.approx(expected.losses[steps], rel=1e-4)
@@ -173,6 +176,7 @@ ONE_PRIOR, SHARDED_PRIOR = Case("prior"), Case("prior", 2, "sharded")
         SHARDED_PRIOR,
         *slow(*(Case(kind, 2, how) for kind in KINDS for how in ("ddp", "sharded") if kind != "prior")),
         *slow(*(Case(kind, 4, how) for kind in ("clip", "prior") for how in ("ddp", "sharded"))),
+        *slow(Case("clip", 2, "sharded", averaged=False)),
     ],
     ids=named,
 )

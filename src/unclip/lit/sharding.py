@@ -5,7 +5,7 @@ What is trained is not known here; what is saved is whole, in the format of any 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ class FullyShard(ModelParallelStrategy):
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+        self._gathered = ExitStack()
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -64,6 +65,15 @@ class FullyShard(ModelParallelStrategy):
             if parameter.grad is not None and not isinstance(parameter, DTensor):
                 all_reduce(parameter.grad, ReduceOp.SUM)
                 parameter.grad /= self.world_size
+
+    def on_validation_start(self) -> None:
+        """Gather the net where no average has been gathered in its place."""
+        assert self.lightning_module is not None
+        if any(isinstance(p, DTensor) for p in self.lightning_module.parameters()):
+            self._gathered.enter_context(unsharded(self.lightning_module))
+
+    def on_validation_end(self) -> None:
+        self._gathered.close()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
