@@ -60,6 +60,7 @@ def test_a_sweeps_runs_have_ids_of_their_own_one_group_and_the_resolved_configur
         runs.append((run, config))
     time.sleep(1.1)  # an offline folder is named by its second
     logged(*runs[1])  # as after an interruption
+    wandb.teardown()  # what its service has not written yet is written now
     first, second, resumed = [*run_records(runs[0][0].folder), *run_records(runs[1][0].folder)]
     assert [first.run_id, second.run_id] == [run.signature for run, _ in runs]
     assert first.run_id != second.run_id
