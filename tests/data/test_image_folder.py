@@ -71,6 +71,13 @@ class TestDecoding:
         picture.save(path := tmp_path / "x.png", exif=exif)
         assert fitted(Image.open(path), 4, 1)[0, 3].min() == 255
 
+    def test_so_is_a_turned_one_of_sixteen_bits(self, tmp_path: Path):
+        picture = Image.fromarray(np.array([[65535] * 4] * 2 + [[0] * 4] * 2, dtype=np.uint16))
+        exif = picture.getexif()
+        exif[0x0112] = 3  # upside down
+        picture.save(path := tmp_path / "x.png", exif=exif)
+        assert fitted(Image.open(path), 4, 1)[0, :, 0].tolist() == [0, 0, 255, 255]
+
     def test_other_numbers_are_named(self):
         with pytest.raises(ValueError, match="mode F: possible are 8 bit grey"):
             fitted(Image.new("F", (4, 4)), 4, 3)
@@ -93,6 +100,20 @@ class TestCaptions:
                 writer.writeheader()
                 writer.writerows(records)
         assert pairs(data_of(path, tmp_path)) == {f"number {i}": i for i in range(40)}
+
+    def test_captions_of_several_lines_stay_one_each(self, tmp_path: Path):
+        """A line ends where JSON lines and CSV end it, not at each character that Unicode calls a line's end."""
+        said = ["one\nand more", "two\u2028and more", "three\x85, \x1c and more"]
+        records = [{"file_name": f"{i:03d}.png", "caption": said[i % 3]} for i in range(40)]
+        text = "\n".join(json.dumps(r, ensure_ascii=False) for r in records)
+        (folder_of(tmp_path / "lines", captions=None) / "captions.jsonl").write_text(text)
+        path = folder_of(tmp_path / "table", captions=None)
+        with (path / "captions.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["file_name", "caption"])
+            writer.writeheader()
+            writer.writerows(records)
+        for name in ("lines", "table"):
+            assert set(data_of(tmp_path / name, tmp_path).captions) == set(said)
 
     def test_what_is_wrong_is_counted_and_named_and_left_out_if_asked(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

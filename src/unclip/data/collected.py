@@ -44,6 +44,7 @@ class Picture(NamedTuple):
 def fitted(picture: Image.Image, size: int, channels: int) -> Tensor:
     """Any picture -> uint8 (channels, size, size): turned upright, on white where it is transparent, the shorter side
     resized to `size` and the middle cut out. 16 bit grey becomes 8 bit. Raises ValueError for other numbers."""
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode in SIXTEEN_BITS:
         levels = np.asarray(picture, dtype=np.float64) / 257  # 65535 / 255
         picture = Image.fromarray(levels.round().astype(np.uint8))
@@ -51,7 +52,6 @@ def fitted(picture: Image.Image, size: int, channels: int) -> Tensor:
         raise ValueError(
             f"mode {picture.mode}: possible are 8 bit grey, colour, palette, transparency, and 16 bit grey"
         )
-    picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         over = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)

@@ -4,6 +4,7 @@ Pictures may have any size and mode; how they are decoded is in collected.py."""
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -131,9 +132,9 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     """(file, caption) of a JSON, JSON-lines or CSV file. Raises DataUnavailable for what cannot be read so."""
     try:
         if path.suffix == ".csv":
-            records: Any = list(csv.DictReader(_text(path).splitlines()))
+            records: Any = list(csv.DictReader(io.StringIO(_text(path), newline="")))
         elif path.suffix == ".jsonl":
-            records = [parse_json(line) for line in _text(path).splitlines() if line.strip()]
+            records = [parse_json(line) for line in _text(path).split("\n") if line.strip()]
         else:
             records = parse_json(_text(path))
     except (ValueError, csv.Error) as error:
