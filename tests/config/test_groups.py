@@ -119,6 +119,7 @@ class TestTargets:
         [
             "unclip.lit.decoder.DecoderModule",
             "unclip.data.fashion_mnist.FashionMNIST",
+            "unclip.data.shapes.Shapes",
             "unclip.sampling.Sampler",
         ],
     )
@@ -151,3 +152,8 @@ class TestTargets:
         assert read is not None
         assert {"max_steps", "accelerator"} <= read.keys()
         assert targets.parameters("unclip.nets.decoder.NoSuchNet") is None
+
+    def test_only_a_dataclass_has_its_annotated_attributes_as_parameters(self) -> None:
+        assert targets.parameters("unclip.diffusion.schedule.Flow") == {}
+        assert "kinds" not in (targets.parameters("unclip.data.shapes.Shapes") or {})
+        assert "pixels" in (targets.parameters("unclip.data.corruption.GaussianBlur") or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,37 @@ def test_a_net_of_ones_own_is_not_held_to_the_rules_of_others(
     _own("model/decoder", content, tmp_path, monkeypatch)
     config = compose("train", ["stage=decoder", "model=decoder/mine"]).config
     assert config["model"]["multipliers"] == [1, 2]
+
+
+OWN_LOGGERS = """\
+class Base:
+    def __init__(self, project): ...
+
+
+class Closed(Base):
+    pass
+
+
+class Open(Base):
+    def __init__(self, name="", **kwargs): ...
+
+
+class OfUnknown(elsewhere.Base):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("name", "takes"), [("Closed", False), ("Open", True), ("OfUnknown", True)])
+def test_what_a_target_of_another_package_passes_on_cannot_be_checked(
+    name: str, takes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_loggers_of_a_test.py").write_text(OWN_LOGGERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _own("logger", f"mine:\n  _target_: own_loggers_of_a_test.{name}\n  entity: us\n", tmp_path, monkeypatch)
+    with nullcontext() if takes else pytest.raises(Problems, match="takes no such parameter"):
+        compose("train", ["stage=clip", "logger=mine"])
+
+
+def test_what_wandb_takes_beyond_lightnings_own_parameters_can_be_given() -> None:
+    config = compose("train", ["stage=clip", "+logger.wandb.entity=us"]).config
+    assert config["logger"]["wandb"]["entity"] == "us"

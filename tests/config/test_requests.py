@@ -95,6 +95,31 @@ WRONG = {
     ),
     "unreadable": (["stage=decoder", "seed=[1,"], "seed=[1,", ["cannot be read"]),
     "no end": (["stage=prior", "trainer.max_steps=-1"], "trainer.max_steps", ["trainer.max_epochs"]),
+    "an end before the first step": (
+        ["stage=prior", "trainer.max_steps=0"],
+        "trainer.max_steps",
+        ["0", "must be 1 or more, or -1 where trainer.max_epochs says the end"],
+    ),
+    "no pieces": (
+        ["stage=decoder", "trainer.accumulate_grad_batches=0"],
+        "trainer.accumulate_grad_batches",
+        ["0", "must be 1 or more"],
+    ),
+    "no levels": (
+        ["stage=upsampler", "model.multipliers=[]"],
+        "model.multipliers",
+        ["[]", "must have one or more levels, each of 1 or more"],
+    ),
+    "a pair of one": (
+        ["stage=prior", "prior=autoregressive", "stage.percentiles=[0.5]"],
+        "stage.percentiles",
+        ["[0.5]", "must satisfy"],
+    ),
+    "added twice": (
+        ["stage=decoder", "+optim.lr=1e-3"],
+        "optim.lr",
+        ["1e-3", "is there already: without the + it is changed"],
+    ),
 }
 
 
@@ -129,6 +154,15 @@ def test_devices_that_are_not_there(
     monkeypatch.setattr(rules, "gpus", lambda: gpus)
     found = problems("stage=decoder", *overrides, "data.batch_size=12")
     assert all(word in found[key] for word in words)
+
+
+def test_gpus_that_this_process_may_not_use_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_installed_gpus", lambda: 4)
+    for named, count in (("0,3", 2), ("", 0), ("-1", 0), ("0,1,2,3,4", 4)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert rules.gpus() == count
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert rules.gpus() == 4
 
 
 def test_a_global_batch_must_split_over_the_devices() -> None:

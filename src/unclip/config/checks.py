@@ -4,8 +4,7 @@ between keys that it breaks. Composes nothing."""
 from __future__ import annotations
 
 import ast
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from unclip.config import rules, schema, targets
-from unclip.config.problems import Problem
+from unclip.config.problems import Problem, nearest
 from unclip.config.tree import options
 
 
@@ -64,6 +63,8 @@ def key_problem(override: Override, config: dict[str, Any], keys: list[str], ver
         group = key.split(".")[0]
         if above and group != "hydra" and not isinstance(config.get(group), dict):
             return Problem(key, _typed(override), f"there is no {group} here to add it to")
+        if override.is_add() and key in keys and not isinstance(override.value(), dict | list):
+            return Problem(key, _typed(override), "is there already: without the + it is changed")
         return None  # the target's signature decides, once it is composed
     if key not in keys:
         same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
@@ -125,16 +126,10 @@ def not_composed(error: Exception, request: str = "") -> Problem:
     return Problem(key or request, None, why)
 
 
-def nearest(given: str, possible: Iterable[str], first: list[str] | None = None) -> str:
-    """`; nearest: a or b`, those of `first` before what is spelled alike; nothing where nothing is."""
-    close = [*(first or []), *difflib.get_close_matches(given, list(possible), 2, 0.6)]
-    return f"; nearest: {' or '.join(dict.fromkeys(close[:3]))}" if close else ""
-
-
-def wrong_values(config: dict[str, Any], raw: dict[str, Any], schema: str) -> list[Problem]:
-    """Every value against the signature of the target, or the schema, that it goes to. `raw` is the configuration
-    before interpolation: where a value comes from another key that is wrong itself, that one answers for it."""
-    found = list(_walk(config, raw, "", targets.parameters(schema)))
+def wrong_values(config: dict[str, Any], raw: dict[str, Any], top: str) -> list[Problem]:
+    """Every value against the signature of the target, or of the schema `top`, that it goes to. `raw` is the
+    configuration before interpolation: where a value comes from another key that is wrong itself, that one answers."""
+    found = list(_walk(config, raw, "", targets.parameters(top)))
     keys = {problem.key for problem, _ in found}
     return [problem for problem, source in found if source not in keys]
 
@@ -153,6 +148,8 @@ def _walk(
         if value == "???":
             yield Problem(full, None, "is not set"), source
         elif accepted is not None and parameter is None and (not prefix or "_target_" in node):
+            if prefix and targets.open_ended(node["_target_"]):
+                continue
             what = f"{node['_target_']} takes no such parameter" if prefix else "no such key"
             why = f"{what}{nearest(str(key), accepted)}; possible: {', '.join(accepted) or 'none'}"
             yield Problem(full, value, why), source
@@ -194,16 +191,18 @@ def _wrong_target(target: Any) -> str | None:
 
 def broken_rules(
     config: dict[str, Any], base: dict[str, Any], choices: dict[str, str], strict: bool
-) -> Iterator[Problem]:
+) -> list[Problem]:
     """The rules between keys; not strict where values are wrong already, or where files of the user's own may have
-    shapes that no rule knows, over which one may stumble."""
-    config = _with_defaults(config)
+    shapes that no rule knows, over which one may stumble, as over what an earlier rule has named."""
+    config, found = _with_defaults(config), []
     for rule in rules.RULES:
         try:
-            yield from rule(config, base, choices)
-        except (TypeError, KeyError, AttributeError, ValueError, ArithmeticError):
-            if strict:
-                raise  # else it stumbled over a value that is already named, or that it does not understand
+            for problem in rule(config, base, choices):
+                found.append(problem)
+        except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError):
+            if strict and not found:
+                raise
+    return found
 
 
 def _with_defaults(node: Any) -> Any:

@@ -29,6 +29,11 @@ def nets(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Prob
 
 def _unet(model: Config, size: int | None) -> Iterator[Problem]:
     levels, channels = len(model["multipliers"]), model["channels"]
+    if min(model["multipliers"], default=0) < 1:
+        yield Problem(
+            "model.multipliers", model["multipliers"], "must have one or more levels, each of 1 or more"
+        )
+        return
     each = "head_channels" if model.get("head_channels") else "heads"  # either must divide a level's channels
     heads = model.get(each, 1)
     factor = model["unshuffle"] * 2 ** (levels - 1)

@@ -125,5 +125,7 @@ def holds(bound: str, name: str, value: Any) -> bool:
     """Whether the value, under this name, satisfies a condition of its annotation."""
     try:
         return bool(eval(bound, {"__builtins__": {}, **_FUNCTIONS, name: value}))
+    except LookupError:
+        return False  # a list that is too short
     except TypeError:
         return True  # an alternative the bound does not speak of, such as `auto` beside a number

@@ -38,10 +38,10 @@ class Problems(Exception):
         return "\n".join([f"{count} in this request:", *(f"  {p}" for p in self.problems)])
 
 
-def nearest(given: str, possible: Iterable[str], alike: float = 0.6) -> str:
-    """`; nearest: a`, the possible name spelled most alike, by at least `alike` of 0 to 1; nothing where none is."""
-    close = difflib.get_close_matches(given, list(possible), 1, alike)
-    return f"; nearest: {close[0]}" if close else ""
+def nearest(given: str, possible: Iterable[str], first: Iterable[str] = ()) -> str:
+    """`; nearest: a or b`, those of `first` before the two spelled most alike; empty where there are none."""
+    close = dict.fromkeys([*first, *difflib.get_close_matches(given, list(possible), 2)])
+    return f"; nearest: {' or '.join(list(close)[:3])}" if close else ""
 
 
 class Failure(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -98,19 +99,27 @@ def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Ite
 def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     trainer, batch = config["trainer"], config["data"]["batch_size"]
     devices = trainer["devices"]
+    for key in ("num_nodes", "accumulate_grad_batches"):
+        if trainer[key] < 1:
+            yield Problem(f"trainer.{key}", trainer[key], "must be 1 or more")
+            return
     pieces, ranks = trainer["accumulate_grad_batches"], trainer["num_nodes"]
     ranks *= devices if isinstance(devices, int) and devices > 0 else 1
     if batch % (ranks * pieces):
         of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
         yield Problem("data.batch_size", batch, f"is global and must be divisible by {of}")
-    if trainer["max_steps"] == -1 and trainer["max_epochs"] == -1:
+    for key, other in (("max_steps", "max_epochs"), ("max_epochs", "max_steps")):
+        if trainer[key] not in (None, -1) and trainer[key] < 1:
+            why = f"must be 1 or more, or -1 where trainer.{other} says the end"
+            yield Problem(f"trainer.{key}", trainer[key], why)
+    if trainer["max_steps"] == -1 and trainer["max_epochs"] in (None, -1):
         yield Problem("trainer.max_steps", -1, "no end is set: give trainer.max_steps or trainer.max_epochs")
 
 
 def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     """What is no mean over samples is not the same of a batch in pieces."""
     pieces, stage = config["trainer"]["accumulate_grad_batches"], config["stage"]
-    if pieces == 1:
+    if pieces <= 1:
         return
     whole = {"clip": "contrasts", "classifier": "normalises by"}.get(choices["stage"])
     if whole:
@@ -194,20 +203,17 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
     schedule, times, loss = config.get("schedule"), config.get("times"), config["stage"].get("loss")
     learned = config["model"].get("learned_variance", False)
     table = bool(_table(config)[1])
+    sampler = _name(config["sampler"]) if config.get("sampler") else ""
     if loss == "hybrid" and not learned:
         why = "its variational part trains a variance: model.learned_variance=true"
         yield Problem("stage.loss", loss, why)
     if learned and loss == "simple":
         why = "L_simple leaves the variance untrained: stage.loss=hybrid or vlb"
         yield Problem("model.learned_variance", learned, why)
-    if config.get("sampler") and _name(config["sampler"]) == "LearnedVarianceSampler" and not learned:
+    if sampler == "LearnedVarianceSampler" and not learned:
         why = "needs a net that predicts it: model.learned_variance=true stage.loss=hybrid"
         yield Problem("sampler", choices.get("sampler"), why)
-    if (
-        config.get("sampler")
-        and _name(config["sampler"]) == "AnalyticSampler"
-        and choices["stage"] != "prior"
-    ):
+    if sampler == "AnalyticSampler" and choices["stage"] != "prior":
         why = "has a variance estimated from training embeddings: for stage=prior; possible here: ddpm, ddpm_large"
         yield Problem("sampler", choices.get("sampler"), why)
     if loss in ("hybrid", "vlb") and not table:
@@ -274,9 +280,17 @@ def _gpu_count() -> str:
     return {0: "no GPU", 1: "one GPU"}.get(gpus(), f"{gpus()} GPUs")
 
 
-@cache
 def gpus() -> int:
-    """The number of CUDA GPUs, asked of the driver's own tool so that torch need not be imported."""
+    """The number of CUDA GPUs that torch will find: of those installed what CUDA_VISIBLE_DEVICES leaves."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return _installed_gpus()
+    return min(_installed_gpus(), sum(name.strip() not in ("", "-1") for name in named.split(",")))
+
+
+@cache
+def _installed_gpus() -> int:
+    """As the driver's own tool lists them, so that torch need not be imported."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0

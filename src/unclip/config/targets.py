@@ -62,7 +62,7 @@ class Parameter:
 def parameters(target: str) -> dict[str, Parameter] | None:
     """The parameters of a dotted class, function or class method by name; None where the source cannot be read.
 
-    `**kwargs` in a constructor stands for its base classes' parameters.
+    `**kwargs` in a constructor stands for the parameters of its base classes in this package.
     """
     found = _locate(target)
     if found is None:
@@ -71,6 +71,14 @@ def parameters(target: str) -> dict[str, Parameter] | None:
     if isinstance(node, ast.ClassDef):
         return _class_parameters(module, node)
     return _function_parameters(node.args)
+
+
+@cache
+def open_ended(target: str) -> bool:
+    """Whether a target outside this package also takes keys that `parameters` does not list: by its `**kwargs`, or by
+    a base class whose source is not found."""
+    found = _locate(target)
+    return found is not None and found[0].name.split(".")[0] != "unclip" and _takes_more(*found)
 
 
 def defined(target: str) -> tuple[str, str] | None:
@@ -176,18 +184,33 @@ def _source(module: _Module, node: ast.ImportFrom) -> _Module | None:
 
 
 def _class_parameters(module: _Module, node: ast.ClassDef) -> dict[str, Parameter]:
-    constructor = next(
-        (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None
-    )
-    if constructor is not None:
+    if (constructor := _constructor(node)) is not None:
         own = _function_parameters(constructor.args)
         return {**_inherited(module, node), **own} if constructor.args.kwarg else own
     fields = {
         n.target.id: Parameter(n.target.id, n.annotation, _default(n.value))
-        for n in node.body
+        for n in (node.body if _is_dataclass(node) else ())
         if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
     }
     return {**_inherited(module, node), **fields}
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    decorators = (d.func if isinstance(d, ast.Call) else d for d in node.decorator_list)
+    return any(ast.unparse(d) in ("dataclass", "dataclasses.dataclass") for d in decorators)
+
+
+def _takes_more(module: _Module, node: _Definition) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.args.kwarg is not None
+    if (constructor := _constructor(node)) is not None:
+        return constructor.args.kwarg is not None
+    bases = [_find(module, [base.id]) if isinstance(base, ast.Name) else None for base in node.bases]
+    return any(base is None or _takes_more(*base) for base in bases)
+
+
+def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
 
 
 def _inherited(module: _Module, node: ast.ClassDef) -> dict[str, Parameter]:

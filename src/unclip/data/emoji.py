@@ -69,9 +69,6 @@ class Emoji(Collected):
     }
     places: ClassVar[Sequence[Place]] = (Npm(),)
 
-    def __init__(self, folder: str, **collected: Any) -> None:
-        super().__init__(folder, **collected)
-
     def identity(self) -> str:
         return fingerprint("emoji", {name: file.sha256 for name, file in self.files.items()})
 

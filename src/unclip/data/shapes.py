@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -49,9 +49,6 @@ class Shapes(AttributeWorld):
     licence = "none needed: drawn on the spot"
     kinds: ClassVar[Mapping[str, str]] = dict.fromkeys(SHAPES, "a ")
     exemplars: ClassVar[int] = 100
-
-    def __init__(self, **world: Any) -> None:
-        super().__init__(**world)
 
     def tiles(self, part: Part, kind: Tensor, pixels: int, own: Tensor) -> Tensor:
         fine = (torch.arange(pixels * FINER) + 0.5) * 2 / (pixels * FINER) - 1

@@ -58,7 +58,7 @@ def wrong_names(given: Iterable[str]) -> list[tuple[str, str]]:
     found = []
     for name in given:
         if name not in possible:
-            near = nearest(name, possible, 0.5)
+            near = nearest(name, possible)
             found.append((name, f"is no metric{near}; possible: {', '.join(possible)}"))
     return found
 
