@@ -82,6 +82,20 @@ def test_ones_own_options_are_offered(tmp_path: Path, monkeypatch: pytest.Monkey
     line = f"unclip train --config-dir={tmp_path}/mine schedule=po"
     assert candidates(line) == ["schedule=power"]
     assert candidates(f"{line}wer schedule.") == ["schedule.p="]
+    monkeypatch.setenv("UNCLIP_CONFIG_DIR", "")
+    assert candidates(line.replace("--config-dir=", "--config-dir ")) == ["schedule=power"]
+    assert candidates("unclip train --config-dir=nowhere see") == ["seed="]
+    monkeypatch.chdir(tmp_path)
+    assert candidates("unclip train --config-dir m") == ["mine/"]
+
+
+def test_a_file_of_ones_own_with_an_empty_list_of_defaults_ends_no_completion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "mine.yaml").write_text("# @package _global_\ndefaults:\nstage: {name: mine}\n")
+    monkeypatch.setenv("UNCLIP_CONFIG_DIR", str(tmp_path))
+    assert candidates("unclip train stage=mine see") == ["seed="]
 
 
 def test_paths_follow_where_a_path_may_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

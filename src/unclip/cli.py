@@ -7,12 +7,15 @@ Exit statuses: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from importlib import import_module
 
 from unclip.verbs import VERBS, usage
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+STDOUT = 1  # as a file descriptor
+CONFIG_DIR = ("--config-dir", "-cd")  # as Hydra spells it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _carried_out(name: str, arguments: list[str]) -> int:
     try:
-        verb, given = import_module(VERBS[name].module), _without_config_dir(arguments)
+        verb, given = import_module(VERBS[name].module), without_config_dir(arguments)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             status = import_module("unclip.runs.torchrun").together(name, given, lambda: verb.main(given))
         else:
@@ -48,20 +51,27 @@ def _carried_out(name: str, arguments: list[str]) -> int:
         return int(status)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `unclip runs | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except Exception as error:  # here, and nowhere else, ends what nobody foresaw
         return _failed(name, error)
 
 
 def _failed(name: str, error: Exception) -> int:
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        return DONE
     from unclip.config.problems import Problems, cause, foreseen, in_words
 
     found = cause(error)
     where = "" if foreseen(found) else f" (traceback in {_traceback(error)})"
     print(f"unclip {name}: {in_words(found)}{where}", file=sys.stderr)
     return WRONG_REQUEST if isinstance(found, Problems) else FAILED
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads stdout any more, as after `unclip runs | head`: a pipe to a child may break too."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _traceback(error: Exception) -> str:
@@ -73,11 +83,12 @@ def _traceback(error: Exception) -> str:
     return file.name
 
 
-def _without_config_dir(arguments: list[str]) -> list[str]:
-    """The arguments but for --config-dir, which every verb takes: children read it from the environment."""
+def without_config_dir(arguments: list[str]) -> list[str]:
+    """The arguments but for --config-dir, which every verb takes: children read it from the environment. Raises
+    Problems where there is no such folder."""
     kept, rest = [], iter(arguments)
     for argument in rest:
-        if argument in ("--config-dir", "-cd"):
+        if argument in CONFIG_DIR:
             os.environ["UNCLIP_CONFIG_DIR"] = _folder(next(rest, None))
         elif argument.startswith("--config-dir="):
             os.environ["UNCLIP_CONFIG_DIR"] = _folder(argument.partition("=")[2])

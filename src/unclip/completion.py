@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE
+from unclip.cli import CONFIG_DIR, DONE, without_config_dir
 from unclip.config import targets, tree
 from unclip.config.problems import Problem, Problems
 from unclip.config.schema import SCHEMAS, named
 from unclip.config.sketch import chosen, composed, defaults
-from unclip.config.tree import OWN_FOLDER, options
+from unclip.config.tree import options
 from unclip.verbs import VERBS
 
 SCRIPTS = {
@@ -89,18 +88,23 @@ def candidates(line: str) -> list[str]:
         return _beginning(current, [*VERBS, "--help", "--version"])
     if words[1] not in VERBS:
         return []
-    own = next((word.partition("=")[2] for word in words if word.startswith("--config-dir=")), "")
-    if own and Path(own).is_dir():
-        os.environ[OWN_FOLDER] = own
-    request = Request.read(words[1], words[2:])
-    if current.startswith("--config-dir="):
+    if words[-1] in CONFIG_DIR or current.startswith("--config-dir="):
         return _paths(current)
+    request = Request.read(words[1], _without_config_dir(words[2:]))
     if current.startswith("-"):
         return _beginning(current, [*FLAGS.get(request.verb, []), "--config-dir=", "--help"])
     if "=" in current:
         return request.values(current)
     found = _beginning(current, [*request.words(), *request.keys(current)])
     return found or (_paths(current) if request.verb in ("report", "runs") else [])
+
+
+def _without_config_dir(words: list[str]) -> list[str]:
+    """As the command line takes it; of a folder that is not there, the request itself will say so."""
+    try:
+        return without_config_dir(words)
+    except Problems:
+        return [word for word in words if not word.startswith("--config-dir")]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -158,6 +161,22 @@ def test_what_nobody_foresaw_is_1_with_its_traceback_in_a_file(
     kept = Path(said.rstrip()[:-1].rpartition(" in ")[2])
     assert "ZeroDivisionError" in kept.read_text()
     kept.unlink()
+
+
+@pytest.mark.parametrize(("unread", "status"), [(True, cli.DONE), (False, cli.FAILED)])
+def test_output_that_nobody_reads_is_done_and_any_other_broken_pipe_is_1(
+    unread: bool, status: int, tmp_path: Path
+) -> None:
+    code = "import sys; from unclip import cli; from unclip.runs import runs\n"
+    code += "def main(_): raise BrokenPipeError(32, 'Broken pipe')\n"
+    code += "runs.main = main; sys.exit(cli.main(['runs']))"
+    read, write = os.pipe()
+    if unread:
+        os.close(read)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert ended.returncode == status
+    assert (b"Broken pipe" in ended.stderr) == (not unread)
 
 
 def test_a_sweep_is_what_its_worst_cell_is(tmp_path: Path) -> None:

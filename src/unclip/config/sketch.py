@@ -29,7 +29,7 @@ def _file(name: str) -> dict[str, Any]:
 def defaults(name: str) -> dict[str, str | None]:
     """group -> option by a file's list of defaults, that of the files it includes first."""
     found: dict[str, str | None] = {}
-    for entry in _file(name).get("defaults", []):
+    for entry in _file(name).get("defaults") or []:
         if isinstance(entry, dict):
             found |= {group.removeprefix("override ").lstrip("/"): option for group, option in entry.items()}
         elif entry.startswith("/"):
@@ -48,7 +48,7 @@ def chosen(primary: str, typed: list[str]) -> dict[str, str | None]:
 def content(name: str) -> dict[str, Any]:
     """A file's keys over those of the files it includes."""
     found: dict[str, Any] = {}
-    for entry in _file(name).get("defaults", []):
+    for entry in _file(name).get("defaults") or []:
         if isinstance(entry, str) and entry != "_self_":
             beside = f"{name.rpartition('/')[0]}/{entry}"
             found = _merged(found, content(entry[1:] if entry.startswith("/") else beside))
