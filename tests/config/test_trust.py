@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from unclip import build
 from unclip.config import trust
-from unclip.config.compose import compose
+from unclip.config.compose import compose, config_folder, options
 from unclip.config.problems import Failure
 from unclip.config.tree import OWN_FOLDER
 
@@ -108,6 +109,21 @@ def test_ones_own_modules_work_where_the_command_the_tree_or_the_environment_nam
 CLIP_KEYS = [key for key in compose("train", ["stage=clip"]).config["model"] if key != "_target_"]
 
 
-def test_every_option_of_this_package_composes_and_may_be_called() -> None:
-    for verb, request in (("train", ["stage=decoder"]), ("manipulate", ["manipulation=pca", "run=x"])):
-        trust.check(compose(verb, request).config)
+GROUPS = (
+    *("data", "tokenizer", "trainer", "optim", "schedule", "objective", "weighting", "times", "sampler"),
+    *("corruption", "perceptual", "discriminator", "model", "logger", "callbacks", "stage"),
+)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_whatever_this_package_has_a_run_made_of_may_be_called_in_anybodys_configuration(group: str) -> None:
+    for option in options(group):
+        trust.check(yaml.safe_load((config_folder() / group / f"{option}.yaml").read_text()))
+
+
+def test_what_ones_own_request_names_besides_may_be_called_once_it_is_composed() -> None:
+    config = compose("manipulate", ["manipulation=pca", "run=x"]).config
+    trust.check(config)
+    os.environ[trust.ALLOW] = ""
+    with pytest.raises(Failure, match="PrincipalComponents"):
+        trust.check(config)

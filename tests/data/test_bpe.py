@@ -16,10 +16,7 @@ BPE = BpeTokenizer(CAPTIONS, vocabulary=400, length=12)
 
 
 def test_captions_come_back_and_take_fewer_tokens():
-    assert (
-        BPE.decode(BPE.encode(CAPTIONS)) == [f" {c}" for c in CAPTIONS]
-        or BPE.decode(BPE.encode(CAPTIONS)) == CAPTIONS
-    )
+    assert BPE.decode(BPE.encode(CAPTIONS)) == CAPTIONS
     assert sum(map(BPE.count, CAPTIONS)) * 3 < sum(map(ByteTokenizer().count, CAPTIONS))
 
 
