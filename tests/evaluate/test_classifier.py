@@ -56,6 +56,13 @@ def test_a_state_is_enough_to_have_the_network_back(dtype):
     torch.testing.assert_close(again(x), net(x), rtol=0, atol=0 if dtype == torch.float32 else 1e-2)
 
 
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"widths = \[\]: must be the channels of one block or more"):
+        Classifier(1, 4, ())
+    with pytest.raises(ValueError, match="images of 8x7 pixels cannot be halved 3 times: fewer widths"):
+        Classifier(1, 4, (8, 8, 8))(torch.zeros(1, 1, 8, 7))
+
+
 def test_gradients_reach_every_parameter():
     net = Classifier(1, 4, (8, 16))
     net(torch.randn(4, 1, 16, 16)).logsumexp(1).sum().backward()

@@ -90,6 +90,16 @@ def test_a_verdict_is_on_a_patch(layers: int, width: int) -> None:
     assert int(seen.sum()) == width
 
 
+@pytest.mark.parametrize("layers", [0, 2, 3])
+def test_a_picture_without_a_patch_is_refused(layers: int) -> None:
+    net, side = PatchDiscriminator(1, channels=8, layers=layers), 3 * 2**layers
+    assert net(torch.zeros(1, 1, side, side)).numel() == 1
+    with pytest.raises(
+        ValueError, match=f"pictures of {side - 1}x{side} pixels: .* layers = {layers} needs {side}"
+    ):
+        net(torch.zeros(1, 1, side - 1, side))
+
+
 def test_hinge_is_nothing_beyond_its_margins() -> None:
     assert hinge(torch.tensor([1.0, 4.0]), torch.tensor([-1.0, -7.0])) == 0
     assert hinge(torch.zeros(3), torch.zeros(3)) == 1

@@ -52,6 +52,8 @@ class Classifier(nn.Module):
         widths: Sequence[int] = (32, 64, 128),
     ) -> None:
         super().__init__()
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths = {list(widths)}: must be the channels of one block or more")
         self.num_features = widths[-1]
         self.stem = nn.Conv2d(image_channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise((widths[0], *widths)))
@@ -74,7 +76,12 @@ class Classifier(nn.Module):
         return net
 
     def features(self, images: Tensor) -> Tensor:
-        """images (B,C,H,W) in [-1,1] -> (B,F), not negative."""
+        """images (B,C,H,W) in [-1,1] -> (B,F), not negative. Raises ValueError for too small ones."""
+        if min(images.shape[-2:]) < 2 ** len(self.blocks):
+            size = "x".join(map(str, images.shape[-2:]))
+            raise ValueError(
+                f"images of {size} pixels cannot be halved {len(self.blocks)} times: fewer widths"
+            )
         h = self.stem(images)  # (B,W0,H,W)
         for block in self.blocks:
             h = block(F.max_pool2d(h, 2))  # halved by each

@@ -30,6 +30,7 @@ class PatchDiscriminator(nn.Module):
         layers: Annotated[int, "layers >= 0"] = 3,
     ):
         super().__init__()
+        self.layers = layers
         widths = [channels * min(2**i, 8) for i in range(layers + 1)]
         self.net = nn.Sequential()
         before = image_channels
@@ -44,7 +45,14 @@ class PatchDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B,C,Y,X) in [-1,1] -> (B,1,y,x), one number a patch: high for real."""
+        """Pictures (B,C,Y,X) in [-1,1] -> (B,1,y,x), one number a patch: high for real. Raises ValueError for too small
+        ones."""
+        if min(x.shape[-2:]) < 3 * 2**self.layers:
+            size = "x".join(map(str, x.shape[-2:]))
+            raise ValueError(
+                f"pictures of {size} pixels: a discriminator of layers = {self.layers} needs {3 * 2**self.layers} or "
+                "more a side; fewer layers take less"
+            )
         return self.net(x)
 
 
