@@ -5,6 +5,8 @@ It is fixed before training, kept as buffers beside the weights, and never learn
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -31,24 +33,25 @@ class EmbeddingScaling(nn.Module):
         return z @ self.inverse_matrix + self.mean  # (B,D)
 
     @torch.no_grad()
-    def set(self, kind: str | float, embeddings: Tensor) -> None:
-        """kind: unit (x sqrt(D)), paper (x 17.2), none, a number to multiply by, or whiten (zero mean and
-        unit covariance over `embeddings` (N,D))."""
+    def set(self, kind: Literal["unit", "paper", "whiten", "none"], embeddings: Tensor) -> None:
+        """kind: unit (x sqrt(D)), paper (x 17.2), none, or whiten (zero mean and unit covariance over `embeddings`
+        (N,D), N >= 2). Raises ValueError for any other, or for fewer embeddings."""
         dim = len(self.mean)
         if kind == "whiten":
             self._whiten(embeddings)
             return
         factors = {"unit": dim**0.5, "paper": PAPER_SCALE, "none": 1.0}
-        factor = kind if isinstance(kind, int | float) else factors.get(kind)
-        if factor is None or not factor > 0:
-            raise ValueError(
-                f"embedding_scale = {kind!r}; possible: unit, paper, whiten, none or a number above 0"
-            )
+        if kind not in factors:
+            raise ValueError(f"embedding_scale = {kind!r}; possible: unit, paper, whiten, none")
         self.mean.zero_()
-        self.matrix.copy_(torch.eye(dim) * factor)
-        self.inverse_matrix.copy_(torch.eye(dim) / factor)
+        self.matrix.copy_(torch.eye(dim) * factors[kind])
+        self.inverse_matrix.copy_(torch.eye(dim) / factors[kind])
 
     def _whiten(self, embeddings: Tensor) -> None:
+        if len(embeddings) < 2:
+            raise ValueError(
+                f"embedding_scale = whiten: {len(embeddings)} embeddings have no covariance; unit needs none"
+            )
         mean = embeddings.double().mean(0)
         values, vectors = torch.linalg.eigh(torch.cov(embeddings.double().T))  # (D,) ascending, columns (D,D)
         # Directions in which embeddings hardly vary would be blown up to pure noise: a floor on the spread.
