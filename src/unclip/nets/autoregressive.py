@@ -32,7 +32,7 @@ FEATURE_RANGE = 1000.0  # a bucket's place in its range, on the scale that sinus
 
 @dataclass
 class Past:
-    """What is kept of the tokens that a sequence has so far: keys and values, and which may be looked at."""
+    """The key-value cache of a sequence so far: of each layer, and which of its tokens may be looked at."""
 
     layers: list[KeyValues]
     seen: Tensor | None = None  # (B,N) bool
@@ -82,18 +82,18 @@ class AutoregressivePrior(TextReader):
         past: of the same sequence's earlier tokens; then `tokens` are those that follow, and the logits (B,k,V)
         those of what comes after each of them. An empty one is filled with the condition as well.
         """
-        remembers, past = past is not None, past or self.past()
-        start, x = past.tokens, self._components(tokens, past.tokens)  # (B,k,W)
+        layers = None if past is None else past.layers  # a block that is computed again would remember twice
+        past = past or self.past()
+        start, x, answers = past.tokens, self._components(tokens, past.tokens), tokens.shape[1]  # (B,k,W)
         if past.seen is None:
+            answers += 1  # the last place of the prefix, the dot product's, predicts the first token
             prefix, past.seen = self._prefix(cond)  # (B,L+2,W), (B,L+2)
             x = torch.cat([prefix, x], dim=1)  # (B,L+2+k,W)
         past.tokens = start + tokens.shape[1]
         past.seen = F.pad(past.seen, (0, tokens.shape[1]), value=True)  # (B,N)
         causal = causal_mask(past.seen.shape[1], x.device)[-x.shape[1] :]
-        layers = past.layers if remembers else None  # a block that is computed again would remember twice
         y = self.transformer(x, causal & rearrange(past.seen, "b n -> b 1 1 n"), layers)
-        first = 0 if len(y[0]) == tokens.shape[1] else 1  # the dot product's place predicts the first
-        return self.to_logits(y[:, y.shape[1] - tokens.shape[1] - first :])  # (B,k+first,V)
+        return self.to_logits(y[:, -answers:])  # (B,k+1,V), or (B,k,V)
 
     def past(self) -> Past:
         """Of a sequence that begins."""

@@ -88,11 +88,11 @@ class DecoderNet(nn.Module):
             groups,
             dropout,
             unshuffle,
-            (1 + learned_variance) * image_channels,
-            head_channels,
-            resampling,
-            rescale,
-            modulation,
+            out_channels=(1 + learned_variance) * image_channels,
+            head_channels=head_channels,
+            resampling=resampling,
+            rescale=rescale,
+            modulation=modulation,
         )
 
     @property
