@@ -3,6 +3,7 @@ clipping, averaged weights and loader of a real run. Nothing is written, validat
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -111,9 +112,13 @@ class Training:
         config = {**self.config, "callbacks": averaging, "logger": None, "extractor": None}
         config["trainer"] = {**self.config["trainer"], **bounds}
         policy.multiply(self.config["matmul"])
+        self.module.trainer = None  # the last one's moments and average are not to be held beside this one's
+        gc.collect()
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(config, Run(Path(folder)), self.module, self.source)
             trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+            # Lightning's would move net and moments off a GPU after each round, out of what is held there
+            trainer.strategy.teardown = lambda: None  # type: ignore[method-assign]
             trainer.fit(self.module, datamodule=self.source)
         return clock.seconds
 

@@ -31,10 +31,12 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Throughput of untrained nets, which take as long as trained ones; then, if asked for, quality."""
     made = Pipeline(request["training"], request["prior"], request["n"])
     device = made.decoder.device
-    text = Contest(device, made.decoder.dtype, request["rounds"], request["seconds"])
+    text = Contest(
+        device, rounds=request["rounds"], seconds=request["seconds"]
+    )  # pictures are drawn in float32
     text.enter(made.way)
     text.enter(partial(made.tutorial, request["timed"]))
-    loop = Contest(device, made.decoder.dtype, request["rounds"], request["seconds"])
+    loop = Contest(device, rounds=request["rounds"], seconds=request["seconds"])
     for make in (made.loop, partial(made.diffusers, 0), partial(made.diffusers, request["timed"])):
         loop.enter(make)
     scaled = f"Of the {STEPS:,} steps {request['timed']} are timed; the rest take as long."
