@@ -18,6 +18,7 @@ from torch import distributed
 
 from unclip.bench.machine import described, timed
 from unclip.bench.tables import on
+from unclip.cli import WRONG_REQUEST
 from unclip.files import write_json
 
 ROUNDS = 7
@@ -26,6 +27,10 @@ DEFAULT = ("64", "outputs/bench/exchange/bench.json")
 
 def main(megabytes: str, file: str) -> int:
     """On every process; the first one prints and writes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        how = "torchrun --nproc-per-node=2 -m unclip.bench.exchange [MEGABYTES] [FILE]"
+        print(f"one process exchanges nothing with others: {how}", file=sys.stderr)
+        return WRONG_REQUEST
     local, gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:

@@ -67,8 +67,8 @@ def bound(found: Distances) -> float:
 
 
 def error(values: list[float]) -> float:
-    """The standard error of the mean."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    """The standard error of the mean, of two values or more."""
+    return stdev(values) / math.sqrt(len(values))
 
 
 def cells(found: Distances) -> list[list[str]]:

@@ -59,7 +59,7 @@ class BenchSampling:
     quality: bool = False
     run: str = "outputs/demo"
     images: Annotated[int, "images >= 2"] = 500
-    seeds: list[int] = field(default_factory=list)
+    seeds: Annotated[list[int], "len(seeds) >= 2"] = field(default_factory=list)
     guidance: Annotated[float, "guidance >= 0"] = 2.0
     out: str = "outputs/bench/sampling"
 
