@@ -28,7 +28,7 @@ Progress = Callable[[int], object]  # called with the number of pictures that ar
 
 
 def distinct(prompts: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The different ones in their order, and which of them each prompt is, (n,)."""
+    """The distinct prompts in order of first appearance, and the index of each prompt among them, (n,)."""
     number = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     return list(number), torch.tensor([number[prompt] for prompt in prompts])
 

@@ -101,8 +101,8 @@ class Manipulator:
     def text_diffs(
         self, latents: Latents, source: str, target: str, thetas: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 (N,M,C,H,W) and embeddings (N,M,D): from the picture's own embedding at theta 0 the way of
-        the difference of two captions' embeddings, normalised, at 1 (3.3; the paper takes .25 to .5)."""
+        """Pictures uint8 (N,M,C,H,W) and embeddings (N,M,D), turned from the picture's own embedding at theta 0 towards
+        the normalised difference of two captions' embeddings, reached at 1 (3.3; the paper takes .25 to .5)."""
         text = self.model.text([source, target])["text"]
         difference = F.normalize(text[1] - text[0], dim=-1).expand_as(latents.embedding)
         turned = [replace(latents, embedding=slerp(latents.embedding, difference, theta)) for theta in thetas]
@@ -189,7 +189,7 @@ class Manipulator:
         return rearrange(pictures, "(n m) ... -> n m ...", m=count), embedding.cpu()
 
     def same_class(self, before: Tensor, after: Tensor) -> float | None:
-        """Which part of pictures (N,C,H,W) keeps its class; None where no classifier knows the data."""
+        """The share of pictures (N,C,H,W) that keep their class; None where no classifier knows the data."""
         a, b = self.names(before), self.names(after)
         return None if a is None or b is None else sum(map(str.__eq__, a, b)) / len(a)
 

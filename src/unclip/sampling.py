@@ -73,7 +73,8 @@ class Sampler:
         return make_grid(denoiser.schedule, self.steps, self.spacing)
 
     def wrapped(self, denoiser: Denoiser, against: Mapping[str, Tensor]) -> tuple[Denoise, dict[str, Any]]:
-        """What is walked, guided away from the condition `against` and clipped, and what else the function takes."""
+        """The denoise function to sample with, guided away from the condition `against` and clipped, and the function's
+        further arguments."""
         inner, options = self.asked(denoiser)
         if getattr(denoiser.net, "self_conditioning", False):
             inner = self_conditioned(inner)
@@ -86,7 +87,7 @@ class Sampler:
         return denoise, options
 
     def asked(self, denoiser: Denoiser) -> tuple[Denoise, dict[str, Any]]:
-        """What is guided and clipped, and what else the function takes of it."""
+        """The denoise function that is to be guided and clipped, and the sampling function's further arguments."""
         return denoiser, {}
 
     @property
@@ -102,8 +103,8 @@ class Sampler:
     def refinements(self) -> dict[str, Any]:
         """What else guidance and clipping are given, to be written beside the samples; empty by default."""
         names = ("guidance_interval", "guidance_rescale", "thresholding")
-        given = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in names}
-        return {name: value for name, (value, default) in given.items() if value != default}
+        defaults = {f.name: f.default for f in fields(self)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 
     def but(self, **changes: Any) -> Sampler:
         """The same sampler with some settings changed; None means unchanged."""

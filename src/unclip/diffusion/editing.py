@@ -67,7 +67,8 @@ def inpaint(
     (Lugmayr et al. 2022, algorithm 1).
 
     x0: (B, *S); where the mask is False its values do not matter. mask: bool, broadcast to x0, e.g. (H, W).
-    sampler: takes each step by itself, so that multistep ones are first order; the paper's is ddpm.
+    sampler: takes each step by itself, so that multistep ones are first order, and `heun` churns as on a grid of
+        one step; the paper's is ddpm.
     resample: how often each part of the walk is walked (RePaint's U); 1 is plain replacement, whose new part
         is drawn before the known part is known. Between, x is noised again, by `jump` steps (RePaint's j).
         On N steps that costs N + (resample - 1) jump ((N-1) // jump) evaluations.

@@ -54,7 +54,7 @@ class LearnedVariance:
 
     def v(self, x_t: Tensor) -> Tensor:
         """(B, *S), of the last call, whose x_t this is."""
-        assert self._v is not None, "v is known once the network was asked"
+        assert self._v is not None, "v is known after the network has been called"
         return self._v[: len(x_t)]
 
     def variance(self, x_t: Tensor, x0_hat: Tensor, t: Level, s: Level) -> Tensor:

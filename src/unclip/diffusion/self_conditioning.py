@@ -14,8 +14,8 @@ ESTIMATE = "x0_hat"  # its key in cond; a network takes a condition without it f
 def self_conditioned(denoise: Denoise) -> Denoise:
     """`denoise` with its last x0_hat as cond["x0_hat"] (B, *S), 0 at the first call (their algorithm 2).
 
-    It remembers: one wrapper is one walk. It goes within `guided`, whose two halves of a batch each have their own
-    estimate; where guidance stops or starts on the way, the conditional one is kept, or serves for both.
+    It has a state: make a new one for each run of a sampler. It goes within `guided`, whose two halves of a batch each
+    have their own estimate; where guidance stops or starts on the way, the conditional one is kept, or serves for both.
     """
     last: Tensor | None = None
 

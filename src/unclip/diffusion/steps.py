@@ -95,5 +95,5 @@ def rise(t: Level, s: Level) -> float:
 
 
 def is_noise(level: Level) -> bool:
-    """Where x/alpha is no fit variable: the discrete cosine ends at alpha = 4.9e-5 sigma."""
+    """Where alpha is too small to step in x/alpha: the discrete cosine ends at alpha = 4.9e-5 sigma."""
     return level.alpha < 1e-3 * level.sigma

@@ -30,7 +30,7 @@ class Gaussian:
     log_var: Tensor
 
     def at(self, rows: Tensor) -> Gaussian:
-        """Those of some of the samples, by number."""
+        """Those of some of the samples, by index."""
         return Gaussian(self.mean[rows], self.log_var[rows])
 
     def sample(self, eps: Tensor) -> Tensor:
@@ -157,8 +157,8 @@ class GridAttention(nn.Module):
 
 
 class LatentScale(nn.Module):
-    """Latents x one fixed factor, 1 / their spread over the training set, kept as a buffer of whatever net works on
-    them (Rombach et al. 2022, appendix G): diffusion expects data of unit variance."""
+    """Latents times one fixed factor, 1 / their standard deviation over the training set, kept as a buffer of the net
+    that works on them (Rombach et al. 2022, appendix G): diffusion expects data of unit variance."""
 
     factor: Tensor
 

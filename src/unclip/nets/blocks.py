@@ -1,5 +1,5 @@
-"""The blocks that a net is a row of: what is sharded one by one, and what a backward pass may compute again one by one.
-What they compute is not known here."""
+"""The blocks that a net is built of: the units of sharding and of gradient checkpointing. What they compute is not
+known here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """What a net has in lists; where such a part has lists of its own, their entries and its other children. What
-    stands in a sequence is like what is in a list, single layers excepted."""
+    """The entries of a net's ModuleLists, and of its Sequentials but for single layers. An entry that holds lists of
+    its own is divided into their entries and its other children."""
     for child in net.children():
         if isinstance(child, nn.ModuleList | nn.Sequential):
             for entry in child:
@@ -42,9 +42,9 @@ def repeatable(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def checkpoint_blocks(net: nn.Module) -> None:
-    """Keep of each repeatable block its input alone, and compute the rest again when the backward pass comes to it,
-    with the same dropout (Chen et al. 2016, section 4.1): the same numbers, a forward pass more, in the memory of one
-    block.
+    """Gradient checkpointing: keep only the input of each repeatable block and compute the rest again in the backward
+    pass, with the same dropout (Chen et al. 2016, section 4.1). The same numbers, for one more forward pass, in the
+    memory of one block.
 
     In place and once, before a net is compiled or sharded; names of parameters stay.
     """

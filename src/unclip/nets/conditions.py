@@ -19,8 +19,8 @@ def null(cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class TextReader(nn.Module):
-    """What every prior's network does with its condition: the caption's token features and the text embedding, dropped
-    together, brought to its width. Subclasses add places and what else they see."""
+    """What the priors' networks share: the caption's token features and the text embedding, dropped together and
+    projected to the network's width. Subclasses add positions and their other inputs."""
 
     def __init__(self, embedding_dim: int, token_width: int, width: int):
         super().__init__()
@@ -31,7 +31,7 @@ class TextReader(nn.Module):
 
     def read_text(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """tokens (B,L,token_width), token_mask (B,L), text_embedding (B,D) of unit norm, keep_text (B,) -> caption
-        (B,L,W), which of it is there (B,L), and text (B,W)."""
+        (B,L,W), its mask (B,L), and text (B,W)."""
         keep = cond["keep_text"]
         tokens, mask = self.null_tokens(cond["tokens"], cond["token_mask"], keep)  # (B,L,token_width), (B,L)
         text = self.null_text(cond["text_embedding"] * self.embedding_dim**0.5, keep)  # (B,D)

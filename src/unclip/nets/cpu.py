@@ -1,5 +1,5 @@
-"""What nets do on a CPU in other words than PyTorch's, where its own kernels are slow there; elsewhere, and where a net
-is compiled, they are PyTorch's own. The numbers are the same but for rounding, dropout's draws excepted.
+"""Layers with implementations of their own for the CPU, where PyTorch's kernels are slow there; on other devices, and
+in a compiled net, they are PyTorch's. The results are the same up to rounding; dropout draws other masks.
 
 B batch, C channels, Y X pixels, G groups.  Measured on two AVX-512 cores with torch 2.12.
 """
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-FINE = 16  # pixels a side from which on convolutions are faster on channels_last
+FINE = 16  # side in pixels from which convolutions are faster on channels_last
 NARROW = 8  # channels of a group below which PyTorch's backward pass of a group norm is ten times slower
 LEVELS = 2**16  # of a draw that decides on dropout
 ALIGNED = 16  # floats of a vector register: attention over any other multiple of keys is half as fast
 
 
 def here(x: Tensor) -> bool:
-    """Whether this is the place for it: float32 on a CPU, not compiled."""
+    """Whether our own implementation applies: float32 on a CPU, not compiled."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
@@ -31,15 +31,15 @@ def arranged(x: Tensor, side: int | None = None) -> Tensor:
 
 
 def laid_out(net: nn.Module) -> None:
-    """Lay the weights of convolutions out for the device they are on: as images are on an accelerator. On a CPU they
-    are copied at every step whatever their format, fastest from the usual one."""
+    """Give the weights of convolutions the memory format that is fastest on their device: on an accelerator
+    channels_last, like images. A CPU copies them at every step whatever their format, fastest from the usual one."""
     on_cpu = next(net.parameters()).device.type == "cpu"
     net.to(memory_format=torch.contiguous_format if on_cpu else torch.channels_last)  # type: ignore[call-overload]
 
 
 def aligned(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Tokens (B,M,E) that attention to pixels is joined by, and which of them may be seen (B,M): with unseen ones after
-    them, up to a multiple of ALIGNED. Without a mask only on a CPU: elsewhere attention is faster without one."""
+    """Context tokens (B,M,E) of attention and their mask (B,M), padded by unseen tokens to a multiple of ALIGNED. Where
+    there is no mask only on a CPU: elsewhere attention is faster without one."""
     more = -tokens.shape[1] % ALIGNED
     if not more or (mask is None and tokens.device.type != "cpu"):
         return tokens, mask
@@ -48,8 +48,8 @@ def aligned(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]
 
 
 class Dropout(nn.Dropout):
-    """Four draws from each number of the generator, where PyTorch takes one or two for each: the probability is then a
-    multiple of 1 / LEVELS, the mean exactly kept."""
+    """nn.Dropout with four draws from each 64-bit random number, where PyTorch takes one or two numbers a draw. The
+    probability is rounded to a multiple of 1 / LEVELS; the mean is kept exactly."""
 
     def forward(self, input: Tensor) -> Tensor:
         dropped = min(round(self.p * LEVELS), LEVELS - 1)

@@ -39,7 +39,7 @@ class TimeEmbedding(nn.Sequential):
 
 
 class KeyValues:
-    """The keys and values (B,H,N,W/H) that an attention made of earlier tokens, so that each is made once."""
+    """A key-value cache: those of an attention's earlier tokens, (B,H,N,W/H) each, so that each is computed once."""
 
     def __init__(self, key: Tensor | None = None, value: Tensor | None = None):
         self.key, self.value = key, value
