@@ -122,6 +122,7 @@ def _history(objectives: Sequence[Objective], trials: Sequence[Trial]) -> bytes:
             axis.plot(failed, [low] * len(failed), "|", color="black", markersize=9, label="failed")
         _spread(axis, values)
         axis.set(xlabel="trial", ylabel=objective.metric)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
@@ -210,6 +211,8 @@ def _slices(asked: Request, objective: Objective, number: int, complete: Sequenc
             plot.set_xlim(-0.5, len(names) - 0.5)
         elif axis.log:
             plot.set_xscale("log")
+        else:
+            plot.locator_params(axis="x", nbins=5)
         _spread(plot, values)
         plot.set(xlabel=axis.name)
         plot.grid(alpha=0.25)
