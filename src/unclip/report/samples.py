@@ -47,7 +47,8 @@ def draw(
 
 
 def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
-    """Write samples/*.png, grid.png and samples.jsonl: file, prompt, index, seed, sampler, steps, guidance, weights."""
+    """Write samples/*.png, grid.png and samples.jsonl: file, prompt, index, seed, sampler, steps, guidance, weights.
+    Samples of an earlier request in the same folder do not stay."""
     sampler = trained.model.sampler or trained.model.decoder.sampler
     common = {
         "seed": seed,
@@ -63,6 +64,9 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
         name = f"samples/{i:05d}.png"
         save(picture(image), folder / name)
         lines.append(json.dumps({"file": name, "prompt": samples.prompts[prompt], "index": i, **common}))
+    for path in (folder / "samples").glob("[0-9]" * 5 + ".png"):
+        if int(path.stem) >= len(lines):
+            path.unlink()  # of an earlier request for more: whoever evaluates the folder would mix them in
     write_text(folder / "samples.jsonl", "\n".join(lines) + "\n")
     columns = min(samples.per_prompt, GRID_COLUMNS)
     shown = samples.images.unflatten(0, (len(samples.prompts), samples.per_prompt))[:, :columns].flatten(0, 1)
