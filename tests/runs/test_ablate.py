@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_request_or_a_cell_is_said_before_anything_starts(
     axis = GOOD.replace("[8, 16]", "[8, 15]").replace("cosine 16", "cosine 15")
     (own / "wrong.yaml").write_text(axis.replace("decoder.guidance=1", "decoder.modle.heads=1"))
     err = refused(["wrong", "budget=tiny"], capsys)
-    assert "cell linear 15 and 1 more: decoder: model.groups" in err or "cell linear 15" in err
+    assert "cell linear 15 and 1 more: decoder: model.groups = 8: must divide model.channels = 15" in err
     assert "\n  decoder: modle.heads = 1: no such key" in err, (
         "of all cells: said once, without a cell's name"
     )
