@@ -123,10 +123,16 @@ class Manipulator:
     # ---- parts of pictures, and prompts ----------------------------------------------------------------
 
     def inpainted(
-        self, images: Tensor, mask: Tensor, prompts: Sequence[str], count: int, resample: int = 4
+        self,
+        images: Tensor,
+        mask: Tensor,
+        prompts: Sequence[str],
+        count: int,
+        resample: int = 4,
+        progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """uint8 (N,M,C,H,W): images (N,C,H,W) kept where the mask (H,W) is True, elsewhere drawn from the caption by
-        way of the prior, `count` times; resample: RePaint's U.
+        way of the prior, `count` times; resample: RePaint's U; progress: called with how many times so far.
 
         In a latent space a latent is kept where all of its pixels are, and the kept pixels themselves are put in last.
         """
@@ -143,10 +149,18 @@ class Manipulator:
             grid = self.sampler.grid(decoder.denoiser)
             x = inpaint(denoise, x0, cells, grid, cond, noise=noise, resample=resample)
             drawn.append(torch.where(mask.cpu(), images.cpu(), to_uint8(decoder.pixels(x)).cpu()))
+            if progress:
+                progress(len(drawn))
         return torch.stack(drawn, dim=1)
 
     def outpainted(
-        self, images: Tensor, border: int, prompts: Sequence[str], count: int, resample: int = 4
+        self,
+        images: Tensor,
+        border: int,
+        prompts: Sequence[str],
+        count: int,
+        resample: int = 4,
+        progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         """uint8 (N,M,C,H+2b,W+2b): the images (N,C,H,W), and what may lie in a border of b pixels around them.
 
@@ -162,7 +176,7 @@ class Manipulator:
                 f"border may be {', '.join(map(str, possible))}"
             )
         mask = F.pad(torch.ones(images.shape[-2:], dtype=torch.bool), (border,) * 4)
-        return self.inpainted(F.pad(images, (border,) * 4), mask, prompts, count, resample)
+        return self.inpainted(F.pad(images, (border,) * 4), mask, prompts, count, resample, progress)
 
     def steered(self, prompts: Sequence[str], negative: str, count: int) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (N,M,C,H,W) of the prompts, without and with guidance away from a negative prompt: the

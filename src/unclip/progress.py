@@ -10,11 +10,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 LINE_SECONDS = 20.0
+
+
+class Left(TimeRemainingColumn):
+    """The time to go, and at the end the time that it took."""
+
+    def render(self, task: Task) -> Text:
+        return Text.assemble("in " if task.finished else "ETA ", super().render(task))
 
 
 class Bar:
@@ -29,8 +38,7 @@ class Bar:
             BarColumn(bar_width=None),  # what the others leave: 80 columns are enough
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            Left(compact=True, elapsed_when_finished=True),
             expand=True,
             disable=not self.live,
         )

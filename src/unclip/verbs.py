@@ -86,7 +86,7 @@ one; upsampler=none draws what a cascade's decoder draws. Writes one PNG each, g
 (by default <run>/samples-<hash of the request>).
 
   unclip sample run=outputs/demo prompts='["an image of a bag","an image of a dress"]' per_prompt=8
-  unclip sample run=outputs/demo guidance=3 sampler=dpmpp_2m sampler.steps=15""",
+  unclip sample run=outputs/demo guidance=3 sampler=dpmpp_2m steps=15""",
     ),
     "evaluate": Verb(
         "unclip.runs.evaluate",

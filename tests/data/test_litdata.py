@@ -135,5 +135,9 @@ def test_what_is_wrong_is_said(stored: Path, tmp_path: Path):
     with pytest.raises(DataUnavailable, match="a sample has image, caption, kind; it needs text"):
         of(stored, tmp_path, caption="text").prepare_data()
     (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        DataUnavailable, match=r"there is no such folder; give data\.path=FOLDER, as litdata\.optimize"
+    ):
+        of(tmp_path / "none", tmp_path).prepare_data()
     with pytest.raises(DataUnavailable, match="empty: holds no set of litdata"):
         of(tmp_path / "empty", tmp_path).prepare_data()

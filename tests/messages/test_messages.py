@@ -28,12 +28,13 @@ def likes(expected: str) -> re.Pattern[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished decoder, a finished classifier and results without a decoder."""
+    """A folder with a finished decoder, a finished classifier, results without a decoder and of one to come."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "outputs").mkdir()
     for name, line in {"decoder": "clip=random", "classifier": "seed=0"}.items():
         train_run(folder / name, compose("train", [f"stage={name}", line]).config)
     results(folder / "results", {}, {"classifier": folder / "classifier"})
+    results(folder / "begun", {}, {"decoder": folder / "never"})
     return folder
 
 

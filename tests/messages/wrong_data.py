@@ -128,7 +128,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "batch_size = 3: the global size must be divisible by the 2 devices": lambda _: BatchLoader(
         [1] * 4, 3, training=True, ranks=2  # type: ignore[arg-type]
     ),
-    "batch_size = 8: the training split has only 4 images; give as many or fewer": lambda _: BatchLoader(
+    "data.batch_size = 8: the training split has only 4 images; give data.batch_size=4 or less": lambda _: BatchLoader(
         [1] * 4, 8, training=True  # type: ignore[arg-type]
     ),
     "data=litdata needs the library litdata, which is not installed: pip install 'unclip-lab[litdata]'": _no_litdata,

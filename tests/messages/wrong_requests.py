@@ -102,6 +102,13 @@ PROBLEMS: dict[str, list[str]] = {
     ],
     "sample": ["run: is not set; give a results folder, or decoder= and prior="],
     "sample run=results": ["run = results: names no decoder; give a results folder, or decoder= and prior="],
+    "sample run=begun": [
+        "run = begun: its decoder is not trained to the end; type the same `unclip run` again, then this"
+    ],
+    "sample run=results prompts=an image of a bag": [
+        "image of a bag: cannot be read; an override is key=value, with strings of spaces or commas quoted",
+        "prompts = an: must be list[str] | null, as in prompts='[\"an\"]'",
+    ],
     "sample run=classifier": ["run = classifier: is a run of stage classifier; sampling starts from a decoder"],
     "sample run=decoder prior=none upsampler=classifier": [
         "upsampler: is a run of stage classifier, not of an upsampler"

@@ -100,7 +100,9 @@ def test_a_sweep_is_planned_carried_out_and_recorded_and_a_failure_ends_no_other
 
     assert main([*request, "dry_run=true"]) == 0
     out = capfd.readouterr().out
-    assert "4 runs: 2 done, 1 resumable, 1 failed; about 30 s to go" in out  # one of a minute, two at a time
+    assert (
+        "4 runs: 2 done, 1 interrupted, 1 failed; about 30 s to go" in out
+    )  # one of a minute, two at a time
     assert "it broke" in out
     assert main(request) == 1
     assert started(jobs)[4:] == ["2"], "finished is skipped, failed is left, unfinished is resumed"
@@ -152,7 +154,10 @@ def test_jobs_are_spread_over_the_gpus(jobs: Path, monkeypatch: pytest.MonkeyPat
 def test_a_single_run_says_what_it_would_do(jobs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *CELLS, "dry_run=true"]) == 0
     run, _ = of(CELLS)
-    assert capfd.readouterr().out == f"new\nrun: {run.folder}\n"
+    assert (
+        capfd.readouterr().out
+        == f"new; how long it takes is known once another of its kind is finished\nrun: {run.folder}\n"
+    )
     assert not run.folder.exists()
     assert main(["train", "-m", *CELLS, "seed=3,5"]) == 0
     capfd.readouterr()

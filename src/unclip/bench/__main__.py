@@ -15,8 +15,10 @@ def main(name: str, request: str, result: str) -> int:
     """Measure what the file asks for."""
     from unclip.data.places import DataUnavailable
     from unclip.runs.job import quieten
+    from unclip.runs.process import stop_at_once_when_asked
 
     quieten()
+    stop_at_once_when_asked("interrupted: nothing was written")
     try:
         measured = import_module(f"unclip.bench.{name}").measure(json.loads(Path(request).read_text()))
     except (DataUnavailable, ValueError) as error:

@@ -50,14 +50,19 @@ class Progress(ProgressBar):
             pl_module.log("train/seconds", now - self.started)
         if now - self.shown < self.refresh_seconds:
             return
-        loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
+        logged = trainer.callback_metrics.get("train/loss")  # a stage of somebody's own may log none
+        loss = {} if logged is None else {"loss": float(logged)}
         images = len(batch["index"]) * trainer.world_size * trainer.accumulate_grad_batches
         rate = images * (trainer.global_step - self.first) / (now - self.started)
-        self.bar.update(trainer.global_step, f"loss {loss:.4f}  {rate:,.{0 if rate >= 10 else 2}f} images/s")
+        words = [
+            *(f"loss {value:.4f}" for value in loss.values()),
+            f"{rate:,.{0 if rate >= 10 else 2}f} images/s",
+        ]
+        self.bar.update(trainer.global_step, "  ".join(words))
         self.shown = now
         pl_module.log("train/images_per_second", rate)
         if now - self.beaten > self.heartbeat_seconds:
-            self.heartbeat(step=trainer.global_step, loss=loss)
+            self.heartbeat(step=trainer.global_step, **loss)
             self.beaten = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

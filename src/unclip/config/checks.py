@@ -35,6 +35,13 @@ def _several_values(override: Override, verb: str) -> Problem | None:
     return Problem(override.key_or_group, _typed(override), why)
 
 
+def together(unread: list[Problem]) -> list[Problem]:
+    """Words without a key as one problem: of a caption without quotes each word is an argument."""
+    words = [p for p in unread if "=" not in p.key]
+    others = [p for p in unread if "=" in p.key]
+    return [*others, *([Problem(" ".join(p.key for p in words), None, words[0].why)] if words else [])]
+
+
 def group_problem(override: Override, possible: list[str], verb: str) -> Problem | None:
     """What is wrong with a choice in a group of these options, in a request of this verb."""
     if several := _several_values(override, verb):

@@ -203,7 +203,7 @@ class _Composer:
     def _check(self, typed: list[str]) -> tuple[list[Problem], Composed | None]:
         lines = spoken(typed) if self.verb == "train" else typed
         parsed = [(line, self.parse(line)) for line in lines]
-        problems = [p for _, p in parsed if isinstance(p, Problem)]
+        problems = checks.together([p for _, p in parsed if isinstance(p, Problem)])
         overrides = [(line, p) for line, p in parsed if isinstance(p, Override)]
         groups = [(line, o) for line, o in overrides if self._is_group(o.key_or_group)]
         values = [(line, o) for line, o in overrides if not self._is_group(o.key_or_group)]

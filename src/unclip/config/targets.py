@@ -33,7 +33,9 @@ class Parameter:
         if self.annotation is None or (isinstance(value, dict) and "_target_" in value):
             return None
         if not hints.fits(self.annotation, value):
-            return f"must be {hints.described(self.annotation)}"
+            words = hints.described(self.annotation)
+            a_text = isinstance(value, str) and words.startswith("list[str]")
+            return f"must be {words}" + (f", as in {self.name}='[\"{value}\"]'" if a_text else "")
         for bound in hints.bounds(self.annotation):
             if value is not None and not hints.holds(bound, self.name, value):
                 return f"must satisfy {bound}"

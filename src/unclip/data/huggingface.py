@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from unclip.data.cache import say
 from unclip.data.collected import SPLITS, Collected, Picture, hashed_split
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
@@ -125,6 +126,7 @@ class HuggingFace(Collected):
             elif local.is_dir():
                 read = datasets.load_dataset("imagefolder", data_dir=str(local))
             else:
+                say(f"{self.path}: no such folder here; asking the hub for it")
                 read = datasets.load_dataset(self.path, self.subset, revision=self.revision)
         except Exception as error:  # the library raises its own, the hub's, httpx's and plain OSErrors
             line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -221,6 +221,9 @@ class LitData(ImageTextData):
             except DataUnavailable:
                 raise
             except Exception as error:  # of the library, of the file system, of clouds
+                if "://" not in self._where(split) and not Path(self._where(split)).exists():
+                    gone = "there is no such folder; give data.path=FOLDER, as litdata.optimize writes it"
+                    raise DataUnavailable(f"{self._where(split)}: {gone}") from None
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise DataUnavailable(f"{self._where(split)}: holds no set of litdata ({why})") from None
             wanted = [key for key in (self.image, self.caption, self.label) if key]

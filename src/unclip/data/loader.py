@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from unclip.config.problems import Failure
 from unclip.data.image_text import ImageText
 from unclip.randomness import key
 
@@ -56,8 +57,8 @@ class BatchLoader:
             of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
             raise ValueError(f"batch_size = {batch_size}: the global size must be divisible by {of}")
         if training and batch_size > len(data):
-            has = f"the training split has only {len(data)} images; give as many or fewer"
-            raise ValueError(f"batch_size = {batch_size}: {has}")
+            has = f"the training split has only {len(data)} images; give data.batch_size={len(data)} or less"
+            raise Failure(f"data.batch_size = {batch_size}: {has}")
         self.data, self.batch_size, self.training = data, batch_size, training
         self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
         self.rank, self.ranks, self.pieces = rank, ranks, pieces if training else 1

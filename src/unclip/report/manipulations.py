@@ -29,6 +29,11 @@ class Given:
     images: Tensor
     prompts: tuple[str, ...]
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Each once, for what is drawn from captions alone."""
+        return tuple(dict.fromkeys(self.prompts))
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -188,7 +193,8 @@ class Inpaint:
         top, bottom, left, right = self.box
         kept = torch.ones(height, width, dtype=torch.bool)
         kept[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = False
-        drawn = by.inpainted(given.images, kept, given.prompts, self.count, self.resample)
+        with Bar("drawing", self.count) as bar:
+            drawn = by.inpainted(given.images, kept, given.prompts, self.count, self.resample, bar.update)
         shown = torch.where(kept, given.images, GREY).to(torch.uint8)
         images = _beside(given.images, _beside(shown, drawn))
         return Strip(images, ["picture", "kept", *_numbered(self.count)[1:]], given.prompts)
@@ -204,7 +210,10 @@ class Outpaint:
     inverts = False
 
     def __call__(self, by: Manipulator, trained: Trained, given: Given) -> Strip:
-        drawn = by.outpainted(given.images, self.border, given.prompts, self.count, self.resample)
+        with Bar("drawing", self.count) as bar:
+            drawn = by.outpainted(
+                given.images, self.border, given.prompts, self.count, self.resample, bar.update
+            )
         framed = F.pad(given.images, (self.border,) * 4, value=GREY)
         return Strip(_beside(framed, drawn), _numbered(self.count), given.prompts)
 
@@ -218,8 +227,8 @@ class Negative:
     inverts = False
 
     def __call__(self, by: Manipulator, trained: Trained, given: Given) -> Strip:
-        plain, away = by.steered(given.prompts, self.negative, self.count)
-        rows = [row for prompt in given.prompts for row in (prompt, f"  not: {self.negative}")]
+        plain, away = by.steered(given.captions, self.negative, self.count)
+        rows = [row for prompt in given.captions for row in (prompt, f"  not: {self.negative}")]
         images = rearrange([plain, away], "two n m c h w -> (n two) m c h w")
         return Strip(images, _numbered(self.count)[1:], rows, None, {"negative": self.negative})
 
@@ -232,15 +241,15 @@ class PriorSamples:
     inverts = False
 
     def __call__(self, by: Manipulator, trained: Trained, given: Given) -> Strip:
-        images, embeddings = by.prior_samples(given.prompts, self.count)
-        text = trained.model.text(given.prompts)["text"].cpu()
+        images, embeddings = by.prior_samples(given.captions, self.count)
+        text = trained.model.text(given.captions)["text"].cpu()
         gram = torch.einsum("r m d, r k d -> r m k", embeddings, embeddings)
         others = gram.sum((1, 2)) - gram.diagonal(dim1=1, dim2=2).sum(1)
         numbers = {
             "cosine_to_text": torch.einsum("r m d, r d -> r m", embeddings, text).tolist(),
             "cosine_among_samples": (others / (self.count * (self.count - 1))).tolist(),
         }
-        return Strip(images, _numbered(self.count)[1:], given.prompts, embeddings, numbers)
+        return Strip(images, _numbered(self.count)[1:], given.captions, embeddings, numbers)
 
 
 def _beside(first: Tensor, others: Tensor) -> Tensor:

@@ -236,6 +236,7 @@ def is_seed(key: str) -> bool:
 def _seed(trial: Trial) -> str:
     """Its training seeds: one where the stages agree."""
     seeds = [str(s.config.get("seed", s.status.get("seed", ""))) for s in trial.stages.values()]
+    seeds = [seed for seed in seeds if seed]  # a stage that has not begun has none yet
     return "/".join(dict.fromkeys(seeds)) if len(set(seeds)) < 2 else "/".join(seeds)
 
 

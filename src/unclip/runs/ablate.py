@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from unclip.cli import DONE, FAILED, WRONG_REQUEST
+from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
 from unclip.config import targets
 from unclip.config.compose import compose, many, options
 from unclip.config.problems import Problem, Problems
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     sweep, request = asked(names[0], own, rest)
     launcher = [] if any(h.startswith("hydra/launcher=") for h in hydras) else _local(request)
     status = by_hydra(sweep, numbered(len(sweep.known), [*launcher, *hydras]))
-    if sweep.record is None or request["dry_run"]:
+    if sweep.record is None or request["dry_run"] or status == INTERRUPTED:
         return status
     return _reported(sweep.record) or status
 

@@ -66,12 +66,15 @@ def requested(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def _measured(name: str, request: dict[str, Any]) -> dict[str, Any] | None:
     """What `measure(request)` of a benchmark gives, in a process of its own; None where that failed."""
-    from unclip.runs.process import run_child
+    from unclip.runs.process import WAS_STOPPED, run_child
 
     with tempfile.TemporaryDirectory() as folder:
         asked, found = Path(folder, "request.json"), Path(folder, "result.json")
         asked.write_text(json.dumps(request))
-        if run_child("unclip.bench", name, str(asked), str(found)) != 0 or not found.is_file():
+        status = run_child("unclip.bench", name, str(asked), str(found))
+        if status in WAS_STOPPED:
+            raise KeyboardInterrupt
+        if status != 0 or not found.is_file():
             return None
         result: dict[str, Any] = json.loads(found.read_text())
         return result

@@ -77,7 +77,7 @@ class Board:
         started = self.began.setdefault(cell.number, now)
         since, start = self.first.setdefault((cell.number, stage), (now, step))
         left = ""
-        if cell.verb == "train" and step > start and total > 0:
+        if not stage and step > start and total > 0:
             left = time_in_words((now - since) / (step - start) * (total - step))
         elif self.typical is not None:
             left = time_in_words(max(self.typical - (now - started), 0))

@@ -25,7 +25,7 @@ LISTED = 40  # cells that are listed one by one; of more only those that failed
 NEIGHBOURS = 20  # runs that are asked how long they took, where no cell of the sweep is finished
 IN_WORDS = {
     "new": "new",
-    "interrupted": "resumable",
+    "interrupted": "interrupted",
     "live": "live",
     "failed": "failed",
     "finished": "done",
@@ -81,6 +81,8 @@ class Cell:
 
     def training(self) -> tuple[Run | None, str, int]:
         """The run that is being trained for it, as what, for how many steps."""
+        if below := next((run for run in self.needs if run.state == "live"), None):
+            return below, str(below.config["stage"]["name"]), int(below.config["trainer"]["max_steps"])
         if self.verb == "train":
             return self.run, "", int(self.config["trainer"]["max_steps"])
         at = str(self.status.get("stage") or "")
@@ -139,11 +141,10 @@ def _devices(config: dict[str, Any]) -> int:
 def counts(cells: list[Cell]) -> str:
     """`3 done, 1 failed, 2 new`."""
     found = Counter(IN_WORDS[c.state] for c in cells)
-    words = [f"{found[w]} {w}" for w in ("done", "new", "resumable", "live", "failed") if found[w]]
+    words = [f"{found[w]} {w}" for w in ("done", "new", "interrupted", "live", "failed") if found[w]]
     first = {run.folder for c in cells for run in c.needs if run.state != "finished"}
     stages = "stage" if len(first) == 1 else "stages"
-    what = "upstream" if all(c.verb == "train" for c in cells) else stages
-    more = [f"{len(first)} {what} to train first"] if first else []
+    more = [f"{len(first)} {stages} to train first"] if first else []
     of = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
     return f"{of}: {', '.join([*words, *more])}"
 
@@ -243,7 +244,8 @@ def described(cell: Cell) -> str:
     finished = f" {age(cell.status.get('finished'))}" if cell.state == "finished" else ""
     lines = [f"needs first: {n.folder} ({IN_WORDS[n.state]})" for n in cell.needs]
     why = f": {cell.error}" if cell.error else ""
-    said = f"{IN_WORDS[cell.state]}{finished}{why}{about([cell], 1)}"
+    unknown = "; how long it takes is known once another of its kind is finished" if is_to_do(cell) else ""
+    said = f"{IN_WORDS[cell.state]}{finished}{why}{about([cell], 1) or unknown}"
     return "\n".join([*lines, said, f"run: {cell.run.folder}"])
 
 

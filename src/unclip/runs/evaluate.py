@@ -18,6 +18,7 @@ from unclip.config.compose import compose, options
 from unclip.config.problems import Problem, Problems
 from unclip.evaluate import catalogue
 from unclip.reading import misfit
+from unclip.runs import store
 from unclip.runs.references import runs_of
 from unclip.runs.sample import folder_of
 from unclip.runs.store import RECORD, REQUEST, Run
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
     from unclip.report import evaluation, table
     from unclip.runs.process import stop_at_once_when_asked
 
-    stop_at_once_when_asked()
+    again = f"; to go on from here: {store.typed('evaluate', arguments)}" if asked.axes else ""
+    stop_at_once_when_asked(f"interrupted{again}")
     measured = evaluation.deliver(asked, out)
     table.show(measured)
     print(f"\n{out / 'metrics.json'}, {out / 'evaluation.html'}")

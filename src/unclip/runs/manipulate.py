@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from unclip.report import strips
     from unclip.runs.process import stop_at_once_when_asked
 
-    stop_at_once_when_asked()
+    stop_at_once_when_asked("interrupted")
     strips.deliver(kind, request, out)
     return DONE
 
@@ -44,12 +44,17 @@ def checked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
             )
             found.append(Problem("run", request.get("run"), why))
     except Problems as problems:
-        request, found = request or problems.config or {}, problems.problems
+        request, found = request or problems.config or {}, [_unprefixed(p) for p in problems.problems]
     if any(not p.strip() for p in request.get("prompts") or []):
         found.append(Problem("prompts", request["prompts"], "holds an empty caption"))
     if found:
         raise Problems(found)
     return kind, request
+
+
+def _unprefixed(problem: Problem) -> Problem:
+    """Its key as it may be typed."""
+    return Problem(problem.key.removeprefix(f"{GROUP}."), problem.given, problem.why)
 
 
 def overrides(kind: str, arguments: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ STEERED = (
     "WANDB_RUN_ID",
 )  # of a W&B agent: for the run that it asked for, not for upstream runs
 PR_SET_PDEATHSIG = 1
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
 WAIT_SECONDS = 2.0
 RANKS = (
@@ -89,10 +90,18 @@ def _alone() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(PARALLEL)}
 
 
-def stop_at_once_when_asked() -> None:
-    """When asked to stop leave at once and silently: for work whose files are whole at every moment."""
+def stop_at_once_when_asked(saying: str = "") -> None:
+    """When asked to stop leave at once, with one line: for work whose files are whole at every moment."""
+
+    def leave(*_: object) -> None:
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), SHOW_CURSOR)
+        if saying:
+            os.write(sys.stderr.fileno(), f"\n{saying}\n".encode())
+        os._exit(INTERRUPTED)
+
     for number in ASKED_BY:
-        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(number, leave)
 
 
 def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from unclip.config.problems import Problem, Problems
 from unclip.runs.pretrained_clip import Reference, identity
 from unclip.runs.store import Run, recorded
-from unclip.runs.upstream import STAGES, UPSAMPLERS, differences, only, what_on
+from unclip.runs.upstream import STAGES, UPSAMPLERS, differences, find, only, what_on
 
 NO_PRIOR = "none"  # prior=none: the decoder gets the text embedding
 NO_UPSAMPLER = "none"  # upsampler=none: the pictures as they are before it
@@ -24,7 +24,7 @@ def runs_of(request: dict[str, Any]) -> dict[str, Run]:
     outputs, reference = request["paths"]["outputs"], request.get("run")
     named = {s: request[s] for s in (*STAGES, *UPSAMPLERS) if request.get(s)}
     if reference:
-        named = {**_recorded(reference, outputs), **named}
+        named = {**_recorded(reference, outputs, named), **named}
     if "decoder" not in named:
         why = "names no decoder" if reference else "is not set"
         raise Problems([Problem("run", reference, f"{why}; give a results folder, or decoder= and prior=")])
@@ -116,9 +116,16 @@ def gaps(configs: Mapping[str, dict[str, Any]]) -> list[Problem]:
     return found
 
 
-def _recorded(reference: str, outputs: str) -> dict[str, str]:
+def _recorded(reference: str, outputs: str, named: Mapping[str, str]) -> dict[str, str]:
+    """The runs of a results folder, or the decoder's run by itself. Raises Problems where one that is not named apart
+    is not finished."""
     if record := recorded(Path(reference)):
-        return {stage: one["folder"] for stage, one in record["stages"].items()}
+        folders = {stage: one["folder"] for stage, one in record["stages"].items()}
+        for stage, folder in folders.items():
+            if stage not in named and [run.state for run in find(folder, Path(outputs))] != ["finished"]:
+                why = f"its {stage} is not trained to the end; type the same `unclip run` again, then this"
+                raise Problems([Problem("run", reference, why)])
+        return folders
     run = only(reference, outputs)
     stage = run.config["stage"]["name"]
     if stage != "decoder":

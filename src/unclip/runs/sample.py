@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from unclip.runs.process import stop_at_once_when_asked
     from unclip.runs.trained import load
 
-    stop_at_once_when_asked()
+    stop_at_once_when_asked("interrupted")
     trained = load(request)
     prompts = request["prompts"] or trained.prompts(samples.PROMPTS)
     drawn = samples.draw(trained, prompts, request["per_prompt"], request["seed"])
@@ -31,8 +31,9 @@ def main(arguments: list[str]) -> int:
         samples.write_denoising(
             trained, prompts[: request["denoising"]], request["seed"], out / "denoising.png"
         )
-    of = f" of {len(prompts)} prompts" if trained.model.clip else ""
-    print(f"{len(drawn.images)} pictures{of}: {out / 'grid.png'}, {out / 'samples.jsonl'}")
+    of = f" of {len(prompts)} prompt{'s' if len(prompts) > 1 else ''}" if trained.model.clip else ""
+    pictures = f"{len(drawn.images)} picture{'s' if len(drawn.images) > 1 else ''}"
+    print(f"{pictures}{of}: {out / 'grid.png'}, {out / 'samples.jsonl'}")
     return DONE
 
 

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     from unclip.report import schedules
     from unclip.runs.process import stop_at_once_when_asked
 
-    stop_at_once_when_asked()
+    stop_at_once_when_asked("interrupted")
     out = Path(request["out"])
     made = schedules.deliver(request, runs, out)
     print(f"{len(request['compare'])} schedules: {out / 'schedules.html'}; pictures: {', '.join(made)}")

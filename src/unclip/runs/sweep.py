@@ -180,4 +180,6 @@ class Sweep:
         if failed:
             lines = [f"\nunclip {self.verb}: {len(failed)} of the sweep's runs failed:", *failed]
             print("\n".join([*lines, f"to try failed runs again: {self.again}"]), file=sys.stderr)
+        if self.stopped:
+            print(f"\ninterrupted; to go on from here: {self.command}", file=sys.stderr)
         return INTERRUPTED if self.stopped else FAILED if failed else DONE
