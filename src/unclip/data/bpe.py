@@ -11,7 +11,6 @@ from unclip.data.tokenizer import END, PADDING, START, Tokenizer
 from unclip.diffusion.bounds import bounded
 
 SPECIAL = ("<padding>", "<unused>", "<start>", "<end>")  # ids 0 to 3
-BYTES = 256
 
 
 class BpeTokenizer(Tokenizer):

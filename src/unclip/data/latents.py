@@ -3,7 +3,6 @@ through. Of the stored pictures they are computed once and read from disk ever a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,8 @@ from unclip.data.images import to_float
 from unclip.data.module import ImageTextData
 from unclip.nets.autoencoder import Autoencoder, Gaussian
 from unclip.progress import Bar
+
+SPLITS: tuple[Split, ...] = ("train", "validation")  # of which a training needs latents
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,12 @@ class Latents:
         autoencoder: Autoencoder,
         data: ImageTextData,
         folder: str | Path,
-        splits: Sequence[Split] = ("train", "validation"),
     ) -> Latents:
         """From `folder` where it holds the encodings of these pictures by these weights, else computed and written
         there. Where the data are augmented, training pictures are encoded as they come."""
         weights = module_fingerprint(autoencoder)
         encodings: dict[str, Gaussian] = {}
-        for split in splits:
+        for split in SPLITS:
             images = data.split(split).images
             name = fingerprint("latents", weights, data.split(split).fingerprint)
             tensors = cached(

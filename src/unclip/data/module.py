@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 SHARE = 1 / 16  # of a GPU's memory, which a split may take there
 FEW = 100  # captions: with more of them, tables are not by caption, and samples are drawn for some of them
 
-__all__ = ["ImageText", "ImageTextData", "Split"]
-
 
 class ImageTextData(lightning.LightningDataModule):
     """Splits, loaded once each, and their loaders. A data set implements `load`, and `prepare_data` where it
