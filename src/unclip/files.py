@@ -41,12 +41,12 @@ def put(temporary: Path, path: Path) -> None:
 
 
 def earlier(path: Path) -> Path:
-    """Where the file is kept that was at `path` before the present one."""
+    """Where the previous version of the file at `path` is kept."""
     return path.with_stem(f"{path.stem}.previous")
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what a file holds, or which names are in a folder."""
+    """fsync a file, or a folder with the names in it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,5 +1,5 @@
-"""Small files of text, JSON and YAML, read whole: what cannot be read, or holds something else than it should, is named
-with what is wrong with it. How they are written is files.py's; knows no file by name."""
+"""Small text, JSON and YAML files, read whole; one that cannot be read, or has the wrong content, is named with what is
+wrong with it. Writing is in files.py; knows no file by name."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, shape: str = "") -> dict[str, Any]:
-    """The mapping in a JSON file; its values are of the types that a dataclass says, fields without a default among
-    them, where `shape` is such a one's dotted name: it is read, not imported. Raises OSError, DamagedFile."""
+    """The mapping in a JSON file. shape: the dotted name of a dataclass, which is read, not imported: fields
+    without a default must be there, and values must have the fields' types; "": any mapping. Raises OSError,
+    DamagedFile."""
     return _read(path, "JSON", parse_json, shape)
 
 
@@ -69,7 +70,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _checked(found: Any) -> Any:
-    """It, if it is not too deep or large, nor holds text that nothing can show. Raises ValueError."""
+    """`found` itself. Raises ValueError where it is too deep or too large, or holds text that cannot be encoded."""
     level, count = [found], 0
     for _ in range(DEEPEST):
         for text in (x for x in level if isinstance(x, str)):
@@ -104,8 +105,7 @@ def demand(found: Any, shape: str, where: str) -> None:
 
 
 def misfit(found: Any, shape: str) -> str | None:
-    """What is wrong with something that should be a mapping with the fields of a dataclass, `shape` being its dotted
-    name, of their types, those without a default among them; None where nothing is. "": of any fields."""
+    """What is wrong with something that should be a mapping of this shape (see read_json); None where nothing is."""
     fields = targets.parameters(shape) or {} if shape else {}
     if not isinstance(found, dict):
         return f"holds no mapping{' of ' if fields else ''}{', '.join(fields)}"

@@ -100,6 +100,11 @@ WRONG = {
         "trainer.max_steps",
         ["0", "must be 1 or more, or -1 where trainer.max_epochs says the end"],
     ),
+    "null": (
+        ["stage=decoder", "model.attention=null"],
+        "model.attention",
+        ["model.attention = null: must be"],
+    ),
     "no pieces": (
         ["stage=decoder", "trainer.accumulate_grad_batches=0"],
         "trainer.accumulate_grad_batches",

@@ -27,7 +27,7 @@ def keys_of(node: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _several_values(override: Override, verb: str) -> Problem | None:
-    """Of an override with a list of values where there is one request."""
+    """The problem of an override with several values where one request is asked for."""
     if not override.is_sweep_override():
         return None
     sweep = "-m makes it a sweep; " if verb == "train" else ""
@@ -114,7 +114,7 @@ MEANT = {  # of what Hydra and OmegaConf say
 
 @contextmanager
 def hydras_own() -> Iterator[None]:
-    """What Hydra stumbles over in YAML files of the user's own, of many kinds, as one of its exceptions."""
+    """Make one of Hydra's exceptions of the many kinds that it raises on the user's own malformed YAML files."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError) as error:
@@ -165,7 +165,7 @@ def _walk(
         elif parameter and parameter.each and isinstance(value, dict):
             yield from _walk(value, before, f"{full}.", dict.fromkeys(value, parameter.each))
         elif parameter and (wrong := parameter.check(value)):
-            yield Problem(full, None if isinstance(value, dict) else value, wrong), source
+            yield Problem(full, _shown(value), wrong), source
         elif isinstance(value, dict):
             target = value.get("_target_")
             if "_target_" in value and (wrong := _wrong_target(target)):
@@ -173,6 +173,11 @@ def _walk(
             inner = targets.parameters(target) if isinstance(target, str) else None
             inner = inner if inner is None else _without_name(inner, full)
             yield from _walk(value, before, f"{full}.", inner)
+
+
+def _shown(value: Any) -> Any:
+    """A value as a message shows it: a mapping not at all."""
+    return "null" if value is None else None if isinstance(value, dict) else value
 
 
 def _missing(node: dict[str, Any], prefix: str, accepted: dict[str, targets.Parameter]) -> Iterator[Problem]:
@@ -199,8 +204,8 @@ def _wrong_target(target: Any) -> str | None:
 def broken_rules(
     config: dict[str, Any], base: dict[str, Any], choices: dict[str, str], strict: bool
 ) -> list[Problem]:
-    """The rules between keys; not strict where values are wrong already, or where files of the user's own may have
-    shapes that no rule knows, over which one may stumble, as over what an earlier rule has named."""
+    """What the rules between keys find. An exception in a rule is ignored once another rule has found something, and
+    where not `strict`: values may be wrong already, or files of the user's own have shapes that no rule knows."""
     config, found = _with_defaults(config), []
     for rule in rules.RULES:
         try:

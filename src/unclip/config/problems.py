@@ -1,5 +1,5 @@
-"""What is told to whoever typed a command: what is wrong with the request, in one message, or what stands in the way
-of a sound one. Knows neither keys nor files."""
+"""What the command line tells its user: everything that is wrong with a request in one message, or what prevents a
+sound one from being carried out. Knows neither keys nor files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cause(error: BaseException) -> BaseException:
 
 
 def in_words(error: BaseException) -> str:
-    """What an error says: of a file its name, of what nobody foresaw its kind."""
+    """An error as one line: with the file's name if it is about a file, with its type if it was not foreseen."""
     if isinstance(error, Failure | Problems):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -67,7 +67,7 @@ def in_words(error: BaseException) -> str:
 
 
 def last_line(error: Any) -> str:
-    """Of what a run left as its error, a traceback perhaps, the line that names it; empty where there is none."""
+    """The last line of a run's recorded error, which in a traceback names it; empty where there is none."""
     return (str(error).strip().splitlines() or [""])[-1] if error else ""
 
 

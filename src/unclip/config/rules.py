@@ -117,7 +117,7 @@ def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[
 
 
 def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    """What is no mean over samples is not the same of a batch in pieces."""
+    """Losses that are no mean over samples are others where a batch is computed in pieces."""
     pieces, stage = config["trainer"]["accumulate_grad_batches"], config["stage"]
     if pieces <= 1:
         return
@@ -199,7 +199,7 @@ def _thresholding(config: Config, base: Config, choices: dict[str, str]) -> Iter
 
 
 def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    """What a loss or a choice of times that goes by the steps of a table needs."""
+    """What losses and distributions of times need that are defined on the steps of a table."""
     schedule, times, loss = config.get("schedule"), config.get("times"), config["stage"].get("loss")
     learned = config["model"].get("learned_variance", False)
     table = bool(_table(config)[1])

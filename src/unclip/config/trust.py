@@ -1,5 +1,5 @@
-"""Which `_target_`s may be called: all that this command's own configuration names, and of what a run's folder or a
-file names besides only what does no more than compute. Composes and instantiates nothing."""
+"""Which `_target_`s may be called: all that the user's own configuration names, and of those that only a run's folder
+or a file names, the ones that do no more than compute. Composes and instantiates nothing."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _allowed() -> set[str]:
 
 
 def check(node: Any) -> None:
-    """Raises Failure where a target is neither allowed nor a part of this package, torch or lightning by itself: the
-    name, and where what it stands for is defined (`torch.os.system` is of os)."""
+    """Raises Failure where a target is neither allowed nor a building block of this package, torch or lightning, by its
+    name and by the module that defines it (`torch.os.system` is defined in os)."""
     from hydra.utils import get_object
 
     allowed = _allowed()

@@ -95,12 +95,11 @@ class AttributeWorld(ImageTextData):
         return self._drawn(split)
 
     def held_out_images(self) -> ImageText | None:
-        """Images of the combinations that training never shows, of garments that it never shows; None where none are
-        held out."""
+        """Images of the combinations that no other part shows; None where none are held out."""
         return self._drawn("held_out") if self.held_out.count else None
 
     def attribute_checks(self) -> Checks:
-        """Told what the kinds look like by exemplars of the training part."""
+        """They know each kind by exemplars of the training part."""
         return self._checks
 
     @functools.cached_property

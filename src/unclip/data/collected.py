@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 def fitted(picture: Image.Image, size: int, channels: int) -> Tensor:
     """Any picture -> uint8 (channels, size, size): turned upright, on white where it is transparent, the shorter side
-    resized to `size` and the middle cut out. 16 bit grey becomes 8 bit. Raises ValueError for other numbers."""
+    resized to `size` and the middle cut out. 16 bit grey becomes 8 bit. Raises ValueError for other modes."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in SIXTEEN_BITS:
         levels = np.asarray(picture, dtype=np.float64) / 257  # 65535 / 255

@@ -32,8 +32,8 @@ from unclip.randomness import key
 class Stored:
     """A set in chunks by sample number, as long as its chunks stay as they were when it was opened.
 
-    Raises DataUnavailable, which says so: for a chunk that is gone or another one, and for a set that holds pickles, to
-    read which is to run what they say.
+    Raises DataUnavailable where a chunk is gone or has changed, and for a set that holds pickles: reading a pickle runs
+    what it says.
     """
 
     def __init__(self, where: str, samples: Any):
