@@ -102,7 +102,10 @@ class Manipulator:
         self, latents: Latents, source: str, target: str, thetas: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (N,M,C,H,W) and embeddings (N,M,D), turned from the picture's own embedding at theta 0 towards
-        the normalised difference of two captions' embeddings, reached at 1 (3.3; the paper takes .25 to .5)."""
+        the normalised difference of two captions' embeddings, reached at 1 (3.3; the paper takes .25 to .5). Where
+        the two captions are one there is no difference, and the picture stays as it is."""
+        if source == target:
+            return self._columns([latents] * len(thetas))
         text = self.model.text([source, target])["text"]
         difference = F.normalize(text[1] - text[0], dim=-1).expand_as(latents.embedding)
         turned = [replace(latents, embedding=slerp(latents.embedding, difference, theta)) for theta in thetas]

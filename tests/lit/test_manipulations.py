@@ -77,6 +77,15 @@ def test_a_text_diff_turns_from_the_picture_to_the_difference(model: UnCLIP, giv
     assert (nearness.diff(dim=1) > 0).all()
 
 
+def test_a_picture_that_shows_the_target_already_stays(model: UnCLIP, given: SimpleNamespace) -> None:
+    """The difference of a caption from itself has no direction."""
+    by = Manipulator(model, 4)
+    latents = by.latents(given.images, given.prompts)
+    pictures, embeddings = by.text_diffs(latents, given.prompts[0], given.prompts[0], [0.0, 0.5])
+    assert torch.equal(pictures[:, 1], by.decode(latents))
+    torch.testing.assert_close(embeddings, latents.embedding[:, None].expand(-1, 2, -1))
+
+
 def model_captions(model: UnCLIP, given: SimpleNamespace) -> tuple[str, str]:
     return given.prompts[0], next(p for p in [*given.prompts, "an image of a cross"] if p != given.prompts[0])
 
