@@ -84,7 +84,6 @@ CALLS: dict[str, Callable[[], object]] = {
         16, 1, channels=8, max_channels=16, groups=3
     ),
     "the width of a time embedding is 5; it must be even and at least 2": lambda: layers.TimeEmbedding(5),
-    "components = 9: embeddings of 4 numbers have 1 to 4": lambda: pca.PCA(4, 9),
     "1 embeddings: principal components need at least 2": lambda: pca.PCA.fitted(ROWS[:1]),
     "groups = 3 does not divide the 8 channels of a level ([8, 16])": lambda: unet.check_shape(
         16, 1, [8, 16], [], False, 1, 3

@@ -29,7 +29,7 @@ class ComponentTokens(nn.Module):
     def __init__(self, dim: int, buckets: Annotated[int, "buckets >= 2"] = 1024):
         super().__init__()
         self.buckets = buckets
-        self.pca = PCA(dim, dim)  # all of them, so that the shapes do not depend on the data
+        self.pca = PCA(dim)
         self.register_buffer("low", -torch.ones(dim))
         self.register_buffer("high", torch.ones(dim))
         self.register_buffer("kept", torch.tensor(dim))

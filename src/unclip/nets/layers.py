@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from unclip.nets.cpu import Dropout
 
+MAX_PERIOD = 10_000.0  # of the slowest of the time features
 
-def time_features(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+
+def time_features(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of t (B,) at geometrically spaced frequencies, (B, width) (Vaswani et al. 2017)."""
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / half)  # (width/2,)
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, device=t.device) / half)  # (width/2,)
     angles = t.float().unsqueeze(-1) * frequencies  # (B, width/2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (B, width)
 
@@ -64,10 +66,10 @@ class Attention(nn.Module):
     The context enters as in GLIDE and DALL-E 2: by its own key and value projections, before those of x.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, dropout: float = 0.0):
+    def __init__(self, width: int, heads: int, context_width: int | None = None):
         require_heads(width, heads)
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.context_key_value = (
             None if context_width is None else nn.Linear(context_width, 2 * width, bias=False)
@@ -97,10 +99,7 @@ class Attention(nn.Module):
             key = torch.cat([context_key, key], dim=2)  # (B,H,M+N,W/H)
             value = torch.cat([context_value, value], dim=2)  # (B,H,M+N,W/H)
             mask = _joined_mask(mask, context_mask, x.shape[1], context.shape[1])
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout
-        )  # (B,H,N,W/H)
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B,H,N,W/H)
         return self.out(rearrange(y, "b h n w -> b n (h w)"))  # (B,N,W)
 
     def _split(self, joined: Tensor, parts: int) -> list[Tensor]:

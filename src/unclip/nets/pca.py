@@ -12,40 +12,39 @@ from unclip.diffusion.bounds import bounded
 
 
 class PCA(nn.Module):
-    """e = mean + coordinates @ directions, directions (K,D) orthonormal, in decreasing order of variance (K,)."""
+    """e = mean + coordinates @ directions, directions (D,D) orthonormal, in decreasing order of variance (D,). All D of
+    them, so that the shapes do not depend on the data."""
 
     mean: Tensor
     directions: Tensor
     variance: Tensor
 
-    def __init__(self, dim: int, components: int):
+    def __init__(self, dim: int):
         super().__init__()
-        if not 1 <= components <= dim:
-            raise ValueError(f"components = {components}: embeddings of {dim} numbers have 1 to {dim}")
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("directions", torch.eye(dim)[:components].clone())
-        self.register_buffer("variance", torch.ones(components))
+        self.register_buffer("directions", torch.eye(dim))
+        self.register_buffer("variance", torch.ones(dim))
 
     @classmethod
-    def fitted(cls, embeddings: Tensor, components: int | None = None) -> PCA:
-        """To embeddings (N,D), N >= 2; None: all D components. In float64."""
+    def fitted(cls, embeddings: Tensor) -> PCA:
+        """To embeddings (N,D), in float64. Raises ValueError where N < 2."""
         if len(embeddings) < 2:
             raise ValueError(f"{len(embeddings)} embeddings: principal components need at least 2")
         dim = embeddings.shape[1]
-        found = cls(dim, dim if components is None else components).to(embeddings.device)
+        found = cls(dim).to(embeddings.device)
         e = embeddings.double()
         values, vectors = torch.linalg.eigh(torch.cov(e.T).reshape(dim, dim))  # ascending
-        kept = len(found.variance)
         found.mean.copy_(e.mean(0))
-        found.directions.copy_(vectors.T.flip(0)[:kept])
-        found.variance.copy_(values.flip(0)[:kept].clamp(min=0))
+        found.directions.copy_(vectors.T.flip(0))
+        found.variance.copy_(values.flip(0).clamp(min=0))
         return found
 
     def coordinates(self, embedding: Tensor) -> Tensor:
-        return (embedding - self.mean) @ self.directions.T  # (B,K)
+        """(B,D) -> (B,D)."""
+        return (embedding - self.mean) @ self.directions.T
 
     def inverse(self, coordinates: Tensor) -> Tensor:
-        """(B,k), the first k <= K coordinates -> (B,D)."""
+        """(B,k), the first k <= D coordinates -> (B,D)."""
         return coordinates @ self.directions[: coordinates.shape[-1]] + self.mean
 
     def project(self, embedding: Tensor, components: int) -> Tensor:
