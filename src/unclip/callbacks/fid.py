@@ -20,7 +20,7 @@ from unclip.diffusion.bounds import bounded
 from unclip.evaluate.consistency import prompt_consistency
 from unclip.evaluate.distances import frechet_distance, kid, moments
 from unclip.evaluate.extractors import NOT_INDEPENDENT, Extractor
-from unclip.evaluate.statistics import RealImages, moments_of, real_statistics
+from unclip.evaluate.statistics import RealImages, moments_of, real_features
 from unclip.lit.decoder import DecoderModule
 
 CHUNK = 50  # samples drawn at once, whoever draws them: so the number of ranks changes no rounding
@@ -152,7 +152,7 @@ class FID(Callback):
         distance = frechet_distance(*moments(features), *self._real_moments(extractor, source))
         found = {f"val/fd_n{count}": float(distance)}
         if self.kid:
-            real = real_statistics(extractor, source, "validation", self.cache).features
+            real = real_features(extractor, source, "validation", self.cache)
             size = min(count, len(real), 1000)
             found[f"val/kid_n{count}"] = kid(features, real, subsets=KID_SUBSETS, subset_size=size).value
         if logits is not None and logits.shape[1] == len(source.class_names):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +15,8 @@ from unclip.config.problems import Failure
 from unclip.data.cache import DamagedFile, load_tensors, save_tensors, say
 from unclip.data.fingerprint import fingerprint
 from unclip.data.image_text import Split
-from unclip.evaluate.distances import Moments, StreamedMoments, moments
 from unclip.evaluate.extractors import Extractor
+from unclip.evaluate.moments import Moments, StreamedMoments
 
 if TYPE_CHECKING:
     from unclip.data.module import ImageTextData  # brings Lightning, which images of a path do not need
@@ -54,28 +53,6 @@ class RealImages:
         return f"{self.split or 'reference'} images"
 
 
-@dataclass(frozen=True)
-class RealStatistics:
-    """Features of real images, and of what exactly they are."""
-
-    identity: Mapping[str, Any]  # of what: see `identity`
-    features: Tensor  # (N,F) float64
-
-    @cached_property
-    def moments(self) -> Moments:
-        return moments(self.features)
-
-    def save(self, path: Path) -> None:
-        """Atomically. Features are kept as float32, the precision networks compute them in."""
-        _save(path, {"features": self.features.float()}, self.identity)
-
-    @classmethod
-    def load(cls, path: Path, expected: Mapping[str, Any]) -> RealStatistics:
-        """Raises FileNotFoundError, DamagedFile, or StatisticsMismatch where the file is of something
-        else."""
-        return cls(expected, _load(path, expected)["features"].double())
-
-
 def identity(
     extractor: Extractor, real: RealImages, count: int, kept: Literal["features", "moments"]
 ) -> dict[str, Any]:
@@ -93,40 +70,39 @@ def identity(
     }
 
 
-def real_statistics(
+def real_features(
     extractor: Extractor,
     data: ImageTextData,
     split: Split,
     folder: str | Path,
     count: int | None = None,
-) -> RealStatistics:
-    """Of the first `count` images of a split (None: all), from `folder` where it has them, else computed and
-    written there.
+) -> Tensor:
+    """Features (count,F) float64 of the first `count` images of a split (None: all), from `folder` where it has them,
+    else computed and written there, as float32: the precision that networks compute them in.
 
     Raises ValueError for more images than there are, StatisticsMismatch; a damaged file is named and
     replaced.
     """
-    return statistics_of(extractor, RealImages.of_split(data, split), folder, count)
+    return features_of(extractor, RealImages.of_split(data, split), folder, count)
 
 
-def statistics_of(
+def features_of(
     extractor: Extractor, real: RealImages, folder: str | Path, count: int | None = None
-) -> RealStatistics:
-    """`real_statistics` of any images."""
+) -> Tensor:
+    """`real_features` of any images."""
     count = _checked(real, count)
     expected = identity(extractor, real, count, "features")
 
     def compute() -> dict[str, Tensor]:
         return {"features": extractor.features(real.images[:count]).float()}
 
-    tensors = _cached(Path(folder), expected, f"features of {count} {real}", compute)
-    return RealStatistics(expected, tensors["features"].double())
+    return _cached(Path(folder), expected, f"features of {count} {real}", compute)["features"].double()
 
 
 def moments_of(
     extractor: Extractor, real: RealImages, folder: str | Path, count: int | None = None
 ) -> Moments:
-    """Mean and covariance alone, of the first `count` of these images, cached as `real_statistics` are.
+    """Mean and covariance alone, of the first `count` of these images, cached as `real_features` are.
 
     Never holds all features in float64: at 2048 features, 50,000 images take no more than 1,000 do.
     """

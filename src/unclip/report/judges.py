@@ -22,7 +22,7 @@ from unclip.evaluate.extractors import Extractor, check_independent
 from unclip.evaluate.image_sets import load_images
 from unclip.evaluate.moments import Moments
 from unclip.evaluate.seen import Reference, Seen
-from unclip.evaluate.statistics import RealImages, moments_of, statistics_of
+from unclip.evaluate.statistics import RealImages, features_of, moments_of
 from unclip.runs.trained import Copiers, Trained
 
 SAMPLES = 500  # of a run, where n is not given
@@ -162,9 +162,7 @@ def _real(real: RealImages, count: int, extractor: Extractor, keep: bool, reques
     """The first `count` of real images, from the cache where it has what is needed of them."""
     cache = Path(request["paths"]["outputs"]) / "cache"
     known: Tensor | Moments = (
-        statistics_of(extractor, real, cache, count).features
-        if keep
-        else moments_of(extractor, real, cache, count)
+        features_of(extractor, real, cache, count) if keep else moments_of(extractor, real, cache, count)
     )
     return Seen(real.images[:count], extractor, keep, known)
 
