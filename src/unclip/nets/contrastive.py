@@ -26,10 +26,11 @@ def multi_positive(image: Tensor, text: Tensor, caption: Tensor, logit_scale: Te
     (L_out of SupCon, Khosla et al. 2020, eq. 2, up to a constant): 0 when the batch is perfectly sorted.
     """
     distinct, position = torch.unique(caption, return_inverse=True)  # (U,), (B,)
-    rows = torch.arange(len(caption), device=caption.device)
-    one_each = torch.zeros_like(distinct).scatter_reduce_(0, position, rows, "amax")  # (U,): its last row
+    positive = F.one_hot(position, len(distinct))  # (B,U)
+    rows = torch.arange(len(caption), device=caption.device).unsqueeze(1)  # (B,1)
+    one_each = (positive * rows).amax(0)  # (U,): the last row that has the caption
     logits = logit_scale * image @ text[one_each].T  # (B,U)
-    positive = F.one_hot(position, len(distinct)).to(logits.dtype)  # (B,U)
+    positive = positive.to(logits.dtype)
     share = positive / positive.sum(0)  # (B,U): each caption's positives weigh 1 together
     image_to_text = F.cross_entropy(logits, position)
     text_to_image = -(share * (logits.log_softmax(0) + positive.sum(0).log())).sum(0).mean()
