@@ -25,7 +25,7 @@ from unclip.files import earlier, put
 from unclip.runs.process import ASKED_BY
 
 AGREE_SECONDS = 1.0  # about how often several ranks tell one another that one was asked to stop
-HOLDS = {"state_dict", "optimizer_states", "loops", "callbacks"}  # what a training is gone on with from
+HOLDS = {"state_dict", "optimizer_states", "loops", "callbacks"}  # keys that a training resumes from
 
 
 class Stopped(BaseException):
@@ -40,9 +40,7 @@ class OneFile(TorchCheckpointIO):
         try:
             with open(path, "wb") as file:
                 torch.save(checkpoint, file)
-        except (
-            RuntimeError
-        ) as error:  # torch may put its own complaint of an unfinished file above the reason
+        except RuntimeError as error:  # torch may raise its own, of an unfinished file, over the reason
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
@@ -50,7 +48,7 @@ class Checkpoint(LightningCheckpoint):
     """Save every n optimizer steps, before the last one, and when asked to stop. A Lightning `Checkpoint`, and so
     called after the EMA.
 
-    Never after the last step: whoever goes on has a step to do, and then all that follows the training, such as its
+    Never after the last step: a resumed run always has a step left, and so reaches what follows training, such as its
     final metrics.
     """
 

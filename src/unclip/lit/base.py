@@ -37,22 +37,22 @@ NET_TIME = 1000.0  # nets read time on the scale of a table of a thousand steps,
 class Stage(lightning.LightningModule):
     """A stage trains `net` with `optim(net, total_steps) -> (optimizer, scheduler)`.
 
-    Randomness is a function of (seed, epoch, batch, rank): nothing of it needs to be saved to go on after an
-    interruption, and noise for a global batch is the same on any number of ranks, in any number of pieces. What
-    Lightning calls a batch is a piece; a step is a whole one.
+    Randomness is a function of (seed, epoch, batch, rank), so an interrupted run resumes without any saved generator
+    state, and the noise of a global batch is the same on any number of ranks, in any number of pieces. With gradient
+    accumulation Lightning's `batch` is one piece of ours.
     """
 
     def __init__(self, net: nn.Module, optim: Optim, seed: int = 0):
         super().__init__()
         self.net, self.optim, self.seed = net, optim, seed
         self.embeddings: Embeddings | None = None  # of the data, for stages on top of a CLIP
-        self._so_far: dict[str, list[Tensor]] = {}  # of a batch in pieces
-        self._norms: list[Tensor] = []  # of the gradients that are clipped together
+        self._so_far: dict[str, list[Tensor]] = {}  # what `of_batch` collects from the pieces of a batch
+        self._norms: list[Tensor] = []  # gradient norms of the lists in `clipped`
         self.finite = Finite()
 
     @property
     def pieces(self) -> int:
-        """Forward and backward passes in which a rank's part of a batch is computed, one after the other."""
+        """Pieces of a rank's part of a batch, each with a forward and backward pass of its own, accumulated."""
         return int(self.trainer.accumulate_grad_batches)
 
     @property
@@ -63,7 +63,7 @@ class Stage(lightning.LightningModule):
 
     @property
     def compiled(self) -> list[nn.Module]:
-        """What a step calls, to be compiled where nets are."""
+        """The modules that a training step calls, for torch.compile."""
         return [self.net]
 
     def on_fit_start(self) -> None:
@@ -114,7 +114,7 @@ class Stage(lightning.LightningModule):
                     clip_grads_with_norm_(part, gradient_clip_val, norm)
 
     def clipped(self, optimizer: Optimizer) -> list[list[Tensor]]:
-        """The parameters whose gradients are clipped together, each list by itself; the net's come first."""
+        """Lists of parameters, each clipped by its own gradient norm; the net's come first."""
         return [[p for group in optimizer.param_groups for p in group["params"]]]
 
     def training_noise(self, batch: Batch, batch_idx: int) -> BatchNoise:
@@ -125,14 +125,14 @@ class Stage(lightning.LightningModule):
         return BatchNoise(seed, len(batch["index"]), number, of, self.device)
 
     def of_batch(self, name: str, x: Tensor, batch_idx: int) -> Tensor | None:
-        """This rank's x (B,...) of a whole batch, once its last piece is there."""
+        """x (B,...) of all pieces of this rank's batch, at the last of them; None before."""
         if self.pieces == 1:
             return x
         self._so_far.setdefault(name, []).append(x)
         return torch.cat(self._so_far.pop(name)) if (batch_idx + 1) % self.pieces == 0 else None
 
     def log_loss(self, loss: Tensor, batch_idx: int) -> None:
-        """As train/loss, a mean over a piece's samples as that over the global batch."""
+        """Log train/loss, the mean over the global batch; loss: the mean over this piece's samples."""
         found = self.of_batch("train/loss", loss.detach().reshape(1), batch_idx)
         if found is not None:
             self.log("train/loss", found.mean(), sync_dist=self.trainer.world_size > 1)
@@ -143,7 +143,7 @@ class Stage(lightning.LightningModule):
         checkpoint["skipped"] = self.finite.skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A run may be gone on with in other pieces."""
+        """A run may resume with another number of pieces."""
         counted_in(checkpoint, 1, self.pieces)
         self.finite.skipped = checkpoint.get("skipped", 0)
 
@@ -160,8 +160,8 @@ class DiffusionStage(Stage):
     """A stage whose net is a denoiser, trained on x0 (B, *S) under a condition of cached CLIP embeddings.
 
     time: what the net receives, t (on the scale of 1,000 steps) or log_snr. times: which noise levels training
-    visits; validation always visits the schedule's own. A subclass says what x0 and the condition of a batch
-    are: `example`; and may have losses of its own.
+    visits; validation always visits the schedule's own. A subclass implements `example`, which gives x0 and the
+    condition of a batch, and may override `losses`.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class DiffusionStage(Stage):
 
 
 def counted_in(checkpoint: dict[str, Any], before: int, after: int) -> None:
-    """Make a checkpoint's count of batches, at a whole one of `before` pieces, that of batches of `after` pieces."""
+    """Convert a checkpoint's count of Lightning's batches, `before` to one of ours, to `after` to one of ours."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for span in ("total", "current"):
         more = progress[span]["ready"] // before * (after - before)

@@ -1,5 +1,5 @@
-"""Steps whose loss or gradients are no numbers: the training stops at them, or leaves them out and counts them. Knows
-neither nets nor losses."""
+"""Steps whose loss or gradients are not finite: training stops there, or skips and counts them. Knows neither nets nor
+losses."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from unclip.data.cache import say
 if TYPE_CHECKING:
     from unclip.lit.base import Stage
 
-IN_A_ROW = 100  # steps left out one after the other, after which nothing is being trained
-SAID = 10  # of them one by one
+IN_A_ROW = 100  # consecutive skipped steps, after which nothing is being trained
+SAID = 10  # skipped steps that are reported one by one
 
 
 class NonFinite(Failure):
-    """A loss or gradients that are infinite or no number. All ranks raise it, at the same step."""
+    """A loss or gradients that are infinite or NaN. All ranks raise it, at the same step."""
 
 
 class Finite:
     """Watches the steps of one stage.
 
-    on_nan: `stop` raises NonFinite; `skip` leaves weights and moments as they are, and raises it after IN_A_ROW steps.
-    late: whether to ask for a verdict is to wait for a GPU; then `stop` asks every `log_every_n_steps` steps. Weights
-    may be spoilt by then, but never those of a checkpoint, before which it asks too. None: on whatever is no CPU.
+    on_nan: `stop` raises NonFinite; `skip` leaves weights and moments as they are, and raises it after IN_A_ROW
+    skipped steps in a row.
+    late: whether reading the verdict would wait for a GPU; then `stop` reads it only at the steps that are logged and
+    before a checkpoint, so weights may be spoilt meanwhile, but never saved ones. None: wherever the device is no CPU.
     """
 
     def __init__(self, on_nan: Literal["stop", "skip"] = "stop", late: bool | None = None):
         self.on_nan, self.late = on_nan, late
         self.skipped = self.in_a_row = 0
-        self._loss: Tensor | None = None  # of the pieces so far
-        self._step: Tensor | None = None  # the first bad one, -1 before there is one
-        self._seen: Tensor | None = None  # (2,) its loss and norm
+        self._loss: Tensor | None = None  # sum over the pieces so far
+        self._step: Tensor | None = None  # the first step that was not finite, or -1
+        self._seen: Tensor | None = None  # (2,) loss and gradient norm of that step
 
     def saw(self, loss: Tensor) -> None:
         """The loss of a piece, before its backward pass."""
@@ -66,7 +67,7 @@ class Finite:
             self.demand(stage)
 
     def demand(self, stage: Stage) -> None:
-        """That all steps so far were finite. Raises NonFinite, which names the first that was not."""
+        """Check that all steps so far were finite. Raises NonFinite, naming the first that was not."""
         if self._step is not None and self._seen is not None and (step := int(self._step)) >= 0:
             raise NonFinite(f"{_what(stage, step, *self._seen.tolist())}: {_advice()}")
 

@@ -45,8 +45,8 @@ def adamw(
 
 
 def align(optimizer: Optimizer) -> None:
-    """Lay the moments out in memory as their parameters are: a fused step goes through both in the order of memory, and
-    whoever saved them may have had another."""
+    """Give the moments the memory format of their parameters: a fused step walks both in memory order, and a
+    checkpoint may have been saved in another format."""
     for parameter, state in optimizer.state.items():
         for name, x in state.items():
             if isinstance(x, Tensor) and x.shape == parameter.shape and x.stride() != parameter.stride():

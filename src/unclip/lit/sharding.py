@@ -28,10 +28,10 @@ from unclip.nets.blocks import blocks
 
 
 class FullyShard(ModelParallelStrategy):
-    """Over all ranks at once (Zhao et al. 2023). A block of the net is gathered when its turn comes, the rest for the
-    step: in the lower precision where the trainer's is mixed. Gradients are summed in float32.
+    """Over all ranks at once (Zhao et al. 2023). Each block of the net is gathered just before it runs, the remaining
+    parameters for the whole step; in bfloat16 where the trainer's precision is mixed. Gradients are reduced in float32.
 
-    Checkpoints are those of one process: the first rank gathers them, every rank reads them.
+    Checkpoints have the format of a single process: the first rank gathers and writes them, every rank reads them.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class FullyShard(ModelParallelStrategy):
         self.barrier()
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Average the gradients of what is on every rank. Averaged twice they are the same, so accumulation may add to
-        them."""
+        """Average the gradients of the unsharded scalars over the ranks. Averaging an averaged part again changes
+        nothing, so this is right for accumulated gradients too."""
         assert self.lightning_module is not None
         for parameter in self.lightning_module.parameters():
             if parameter.grad is not None and not isinstance(parameter, DTensor):
@@ -99,15 +99,15 @@ class FullyShard(ModelParallelStrategy):
             optimizer.load_state_dict({**saved, "state": state})
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Mapped, not read: a machine's ranks share what they do not keep."""
+        """Memory-mapped: the ranks of a machine share the pages, and copy only the shards they keep."""
         return dict(torch.load(checkpoint_path, map_location="cpu", weights_only=weights_only, mmap=True))
 
 
 def shard(stage: nn.Module, mesh: DeviceMesh, mixed: torch.dtype | None = None) -> None:
-    """Shard what a stage trains, in place and once, over the ranks of a mesh; its `training_step` gathers it, in the
-    dtype `mixed`, to which autocast would otherwise bring each weight and keep it until the backward pass.
+    """Shard a stage's parameters, in place and once, over the ranks of a mesh; its `training_step` gathers them in the
+    dtype `mixed`. Autocast would cast each gathered weight instead, and keep the copy until the backward pass.
 
-    Numbers, such as a temperature, have no rows to share out: they stay on every rank.
+    Scalars, such as a temperature, have no rows to shard: they stay on every rank.
     """
     if isinstance(stage, FSDPModule):
         return
@@ -126,8 +126,8 @@ def shard(stage: nn.Module, mesh: DeviceMesh, mixed: torch.dtype | None = None) 
 
 @contextmanager
 def unsharded(stage: nn.Module) -> Iterator[None]:
-    """Inside, every rank has the whole stage, in the precision in which it trains, and computes without the others; all
-    ranks enter and leave together."""
+    """Inside, every rank holds the whole stage, in the precision in which it trains, and computes without the others;
+    all ranks enter and leave together."""
     parts = [part for part in stage.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
