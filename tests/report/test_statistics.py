@@ -140,6 +140,26 @@ def test_one_seed_says_nothing_however_large_the_difference() -> None:
     assert math.isnan(found.comparisons[0].difference.low)
 
 
+def test_equal_differences_are_judged_by_their_signs_as_they_have_no_spread() -> None:
+    """Shares of 500 pictures: two seeds that both gain one picture are no certainty; ten are."""
+    cells = {"a": {0: 0.962, 1: 0.970}, "b": {0: 0.960, 1: 0.968}}
+    (found,) = judge(["a > b"], cells)
+    (one,) = found.comparisons
+    assert (found.verdict, one.p, one.difference.error) == ("inconclusive", 0.5, 0)
+    assert one.why == "all 2 differences are equal, and too few"
+    many = {name: {s: (level + 7 * s) / 500 for s in range(10)} for name, level in (("a", 401), ("b", 400))}
+    (found,) = judge(["a > b"], many)
+    assert (found.verdict, found.comparisons[0].p) == ("reproduced", scipy.stats.binomtest(0, 10).pvalue)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_counts_that_often_agree_are_called_different_no_oftener_than_stated(seeds: int) -> None:
+    """Differences of a picture or none between equals: a t-test alone calls 13% of pairs of seeds different."""
+    generator = random.Random(seeds)
+    sweeps = [[float(round(generator.gauss(0, 1))) for _ in range(seeds)] for _ in range(4000)]
+    assert sum(estimate(d).p <= 0.05 for d in sweeps) / len(sweeps) <= 0.05
+
+
 def test_what_cannot_be_compared_says_why() -> None:
     cells = {"a": {0: 1.0, 1: 1.1}, "none": {}, "other": {5: 1.0, 6: 2.0}, "broken": {0: math.nan, 1: 2.0}}
     why = {name: found.why for name, found in against("a", cells).items()}

@@ -16,6 +16,7 @@ from typing import Literal
 Seeds = Mapping[int, float]  # training seed -> a metric's value
 Verdict = Literal["reproduced", "contradicted", "inconclusive"]
 ALPHA = 0.05
+EQUAL = 1e-9  # of their mean: what values of which each is a difference may be apart by rounding
 RELATIONS = ("<", "<=", ">", ">=")
 
 
@@ -71,11 +72,12 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided, of a mean of zero: 1 for fewer than two seeds, which cannot contradict it."""
+        """Two-sided, of a mean of zero: 1 for fewer than two seeds, which cannot contradict it. Of values without any
+        spread, as metrics that count pictures may have, that of the sign test: two of them are no certainty."""
         if self.n < 2 or not math.isfinite(self.mean):
             return 1.0
         if self.error == 0:
-            return 1.0 if self.mean == 0 else 0.0
+            return 1.0 if self.mean == 0 else 2.0 ** (1 - self.n)
         return t_two_sided(self.mean / self.error, self.n - 1)
 
     def at(self, alpha: float) -> Estimate:
@@ -94,6 +96,8 @@ def estimate(values: Sequence[float], alpha: float = ALPHA) -> Estimate:
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan)
+    if all(abs(v - mean) <= EQUAL * abs(mean) for v in values):
+        return Estimate(n, mean, 0.0, mean, mean)
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     return Estimate(n, mean, math.sqrt(variance / n), math.nan, math.nan).at(alpha)
 
@@ -120,7 +124,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def holm_levels(p: Sequence[float], alpha: float = ALPHA) -> list[float]:
     """The level at which Holm's procedure decides on each comparison: alpha / m for the smallest p, alpha / (m - 1) for
-    the next, and where one fails, its level for all that follow. The interval at this level leaves out zero exactly
+    the next, and where one fails, its level for all that follow. The t-interval at this level leaves out zero exactly
     where the adjusted p is below alpha."""
     levels, failed = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
@@ -205,6 +209,8 @@ def _compared(
         left, relation, right = pair
         decided = difference.at(level)
         why = _why_not(cells[left], cells[right], difference)
+        if difference.error == 0 and difference.mean and adjusted > alpha:
+            why = f"all {difference.n} differences are equal, and too few"
         verdict: Verdict = "inconclusive" if why else _side(relation, decided)
         found.append(Comparison(left, relation, right, decided, adjusted, verdict, why))
     return found
