@@ -16,7 +16,7 @@ from unclip.diffusion.denoiser import Cond, Denoiser
 from unclip.diffusion.learned_variance import log_excess, log_variance_into_data
 from unclip.diffusion.likelihood import decoder_nll, step_kl
 from unclip.diffusion.schedule import LOG_SNR_LIMIT, add_noise, log_snr
-from unclip.diffusion.weighting import Density, Weighting
+from unclip.diffusion.weighting import TrainingDensity, Weighting
 
 Norm = Literal["l2", "l1", "huber"]
 _NORMS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
@@ -30,7 +30,7 @@ def diffusion_loss(
     cond: Cond = None,
     weight: Weighting | Tensor | None = None,
     norm: Norm = "l2",
-    density: Density = None,
+    density: TrainingDensity = None,
 ) -> Tensor:
     """weight * mean over S of norm(net(c_in x_t, t, cond) - target), (B,), at x_t = alpha x_0 + sigma eps
     (Ho et al. 2020, eq. 14).
@@ -64,7 +64,7 @@ def hybrid_loss(
     cond: Cond = None,
     weight: Weighting | Tensor | None = None,
     norm: Norm = "l2",
-    density: Density = None,
+    density: TrainingDensity = None,
     vlb_scale: Annotated[float, "vlb_scale > 0"] = 0.001,
 ) -> Tensor:
     """L_simple + vlb_scale L_vlb, (B,), by one pass of the network. L_vlb trains the variance alone: the mean
@@ -91,7 +91,7 @@ def _simple(
     out: Tensor,
     weight: Weighting | Tensor | None,
     norm: Norm,
-    density: Density,
+    density: TrainingDensity,
 ) -> Tensor:
     if norm not in _NORMS:
         raise ValueError(f"norm = {norm!r}: the norms are {', '.join(_NORMS)}")

@@ -23,7 +23,7 @@ from unclip.diffusion.bounds import bounded
 from unclip.diffusion.objective import Objective
 from unclip.diffusion.schedule import variance_preserving
 
-Density = Tensor | Callable[[], Tensor] | None
+TrainingDensity = Tensor | Callable[[], Tensor] | None  # of log_snr, (B,), or what gives it when asked
 
 
 class Weighting(Protocol):
@@ -33,7 +33,7 @@ class Weighting(Protocol):
         self,
         log_snr: Tensor,
         objective: Objective,
-        density: Density = None,
+        density: TrainingDensity = None,
         scale: Tensor | None = None,
         /,
     ) -> Tensor:
@@ -65,7 +65,7 @@ def on_output(weights: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., An
     def weighting(
         log_snr: Tensor,
         objective: Objective,
-        density: Density = None,
+        density: TrainingDensity = None,
         scale: Tensor | None = None,
         **parameters: Any,
     ) -> Tensor:
@@ -80,7 +80,7 @@ def on_output(weights: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., An
 
 @parametric
 def uniform(
-    log_snr: Tensor, objective: Objective, density: Density = None, scale: Tensor | None = None
+    log_snr: Tensor, objective: Objective, density: TrainingDensity = None, scale: Tensor | None = None
 ) -> Tensor:
     """1 on the network's output, whatever it is asked for: L_simple (Ho et al. 2020, eq. 14)."""
     return torch.ones_like(log_snr)
@@ -89,7 +89,7 @@ def uniform(
 @on_output
 @bounded
 def min_snr(
-    log_snr: Tensor, density: Density, *, gamma: Annotated[float, "gamma > 0"] = 5.0
+    log_snr: Tensor, density: TrainingDensity, *, gamma: Annotated[float, "gamma > 0"] = 5.0
 ) -> tuple[Tensor, Tensor]:
     """w = min(SNR, gamma) (Hang et al. 2023, section 3.4): on eps min(1, gamma / SNR)."""
     snr = log_snr.exp()
@@ -97,7 +97,7 @@ def min_snr(
 
 
 @on_output
-def truncated_snr(log_snr: Tensor, density: Density) -> tuple[Tensor, Tensor]:
+def truncated_snr(log_snr: Tensor, density: TrainingDensity) -> tuple[Tensor, Tensor]:
     """w = max(SNR, 1) (Salimans & Ho 2022, section 4): on eps max(1, 1 / SNR), infinite at alpha = 0."""
     snr = log_snr.exp()
     return snr.clamp(min=1), (1 / snr).clamp(min=1)
@@ -107,7 +107,7 @@ def truncated_snr(log_snr: Tensor, density: Density) -> tuple[Tensor, Tensor]:
 @bounded
 def p2(
     log_snr: Tensor,
-    density: Density,
+    density: TrainingDensity,
     *,
     k: Annotated[float, "k > 0"] = 1.0,
     gamma: Annotated[float, "gamma >= 0"] = 1.0,
@@ -121,7 +121,7 @@ def p2(
 @on_output
 @bounded
 def edm(
-    log_snr: Tensor, density: Density, *, sigma_data: Annotated[float, "sigma_data > 0"] = 0.5
+    log_snr: Tensor, density: TrainingDensity, *, sigma_data: Annotated[float, "sigma_data > 0"] = 0.5
 ) -> tuple[Tensor, Tensor]:
     """w = SNR + 1 / sigma_data^2 (Karras et al. 2022, table 1): 1 on the output of the edm objective."""
     snr = log_snr.exp()
@@ -129,13 +129,13 @@ def edm(
 
 
 @on_output
-def sigmoid(log_snr: Tensor, density: Density, *, bias: float = 2.0) -> tuple[Tensor, Tensor]:
+def sigmoid(log_snr: Tensor, density: TrainingDensity, *, bias: float = 2.0) -> tuple[Tensor, Tensor]:
     """w = e^b sigmoid(lambda - b) (Kingma & Gao 2023; Hoogeboom et al. 2024): on eps sigmoid(b - lambda)."""
     return math.exp(bias) * torch.sigmoid(log_snr - bias), torch.sigmoid(bias - log_snr)
 
 
 @on_output
-def vlb(log_snr: Tensor, density: Density) -> tuple[Tensor, Tensor]:
+def vlb(log_snr: Tensor, density: TrainingDensity) -> tuple[Tensor, Tensor]:
     """w = SNR / (2 density), with which the loss estimates the variational bound however t is drawn: -dSNR/dt
     / 2 at uniform t (Kingma et al. 2021, eq. 17), T/2 (SNR_{t-1} - SNR_t) on a table (eq. 14). On eps 1 / (2
     density). In nats, of the sum over dimensions where the loss is of their mean."""
