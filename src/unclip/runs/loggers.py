@@ -1,4 +1,4 @@
-"""The loggers of a training. W&B never stands in its way: where its server does not answer, the record stays here."""
+"""The loggers of a training. Where W&B's server does not answer, its record stays on this machine."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ def logger_of(node: dict[str, Any], config: dict[str, Any], run: Run) -> Any:
     known = {
         "save_dir": str(run.folder),
         "id": run.signature,
+        "config": config,
+    }
+    names = {
         "name": f"{stage}-{run.signature}",
         "group": config.get("sweep") or f"{config['experiment']}/{stage}",
         "job_type": stage,
-        "config": config,
     }
+    known |= {key: value for key, value in names.items() if key not in node}
     wandb.setup(wandb.Settings(mode="offline") if node.get("offline") else None)  # quiet from here on
     if node.get("offline"):
         return build.make(node, **known)
@@ -59,7 +62,7 @@ def _bounded_settings() -> Any:
 
 
 def finish(trainer: Trainer) -> None:
-    """Close W&B's record, of a training that went wrong too; what it could not upload in time stays where it is."""
+    """Close W&B's record, also after an error; what could not be uploaded in time stays in the run's folder."""
     from lightning.pytorch.loggers import WandbLogger
 
     records = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
