@@ -112,6 +112,13 @@ def _no_upload(_: Path) -> None:
         loggers.finish(SimpleNamespace(loggers=[logger], is_global_zero=True))  # type: ignore[arg-type]
 
 
+def _alone(_: Path) -> None:
+    from unclip.bench import exchange
+
+    with patch.dict("os.environ", {"WORLD_SIZE": "1"}):
+        assert exchange.main("64", "bench.json") == 2
+
+
 SAID: dict[str, Callable[[Path], None]] = {
     "FOLDER/run/checkpoint.ckpt is damaged: it is not whole: ...": _damaged_checkpoint,
     "unclip train: FOLDER/run is being trained by process 7: wait for it, or stop it": _being_trained,
@@ -124,6 +131,8 @@ SAID: dict[str, Callable[[Path], None]] = {
     "to try failed trials again: unclip search quick retry=true": _trials(stopped=False),
     "unclip train: 1 of the sweep's runs failed:\nunclip train stage=clip\n  no data\n"
     "to try failed runs again: unclip train -m stage=clip retry=true": _cells,
+    "one process exchanges nothing with others: torchrun --nproc-per-node=2 -m unclip.bench.exchange [MEGABYTES] "
+    "[FILE]": _alone,
     "W&B: no reason given; recorded offline, for `wandb sync` of FOLDER/wandb/offline-run-*": _no_server,
     "W&B: no route; the rest by: wandb sync wandb/run-1": _no_upload,
 }  # fmt: skip
