@@ -147,6 +147,8 @@ def test_what_cannot_be_read_ends_neither_a_sweep_nor_a_search(run: Run, tmp_pat
     assert cell.look() == "failed"
     assert cell.error == f"{run.folder / 'status.json'}: Is a directory"
     assert (cell.status, cell.seconds, measured(run)) == ({}, None, {})
+    above = Cell(2, [], {}, None, {"trainer": {"max_steps": 3}}, needs=[run])
+    assert above.training() == (None, "", 3)
     shutil.rmtree(run.folder)
     assert cell.look() == "new"
     child: Any = type("Ended", (), {"returncode": -9})

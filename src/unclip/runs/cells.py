@@ -80,9 +80,15 @@ class Cell:
         return None if taken is None else float(taken)
 
     def training(self) -> tuple[Run | None, str, int]:
-        """The run that is being trained for it, as what, for how many steps."""
-        if below := next((run for run in self.needs if run.state == "live"), None):
-            return below, str(below.config["stage"]["name"]), int(below.config["trainer"]["max_steps"])
+        """The run being trained for it, the stage where that is not its own run's, and the number of steps."""
+        for below in self.needs:
+            with suppress(OSError, ValueError, KeyError):  # files that cannot be read: nothing is known of it
+                if below.state == "live":
+                    return (
+                        below,
+                        str(below.config["stage"]["name"]),
+                        int(below.config["trainer"]["max_steps"]),
+                    )
         if self.verb == "train":
             return self.run, "", int(self.config["trainer"]["max_steps"])
         at = str(self.status.get("stage") or "")
@@ -250,5 +256,5 @@ def described(cell: Cell) -> str:
 
 
 def key(override: str) -> str:
-    """What an override speaks of."""
+    """The key of an override."""
     return override.split("=", 1)[0].lstrip("+~")
