@@ -161,7 +161,7 @@ def _state(plan: Planned, request: Mapping[str, Any]) -> str:
 
 
 def _state_of(cell: Mapping[str, Any] | None, overrides: Sequence[str]) -> str:
-    """Of a cell in a record; one that was another cell then, or another command, is missing."""
+    """The state of a cell in a record; one that the record has with other overrides is missing."""
     if not cell or not cell.get("folder") or not set(overrides) <= set(cell["overrides"]):
         return "missing"
     try:

@@ -1,4 +1,4 @@
-"""What a sweep's running jobs are doing: a live table on a terminal, a line now and then elsewhere. Imports no torch.
+"""The progress of a sweep's running jobs: a live table on a terminal, a line now and then elsewhere. Imports no torch.
 
 Read from what the jobs write for themselves, status.json and metrics.csv: nothing is asked of their processes.
 """
@@ -30,9 +30,8 @@ class Board:
         self.live = sys.stdout.isatty()
         self.typical: float | None = None  # seconds that a run takes
         self.began: dict[int, float] = {}  # cell -> when it was first seen at work
-        self.first: dict[
-            tuple[int, str], tuple[float, int]
-        ] = {}  # cell, stage -> the same, and at which step
+        # cell, stage -> when it was first seen at work, and at which step
+        self.first: dict[tuple[int, str], tuple[float, int]] = {}
         self.shown = time.monotonic()
         self.rich: Any = None
 
@@ -68,7 +67,7 @@ class Board:
             parts = [
                 f"[{number}] {step}{f' loss {loss}' if loss else ''}" for number, _, step, loss, *_ in rows
             ]
-            print(f"  {self._title(running, pending)}; {', '.join(parts)}", flush=True)
+            print(f"  {self._title(len(running), pending)}; {', '.join(parts)}", flush=True)
 
     def _row(self, cell: Cell, now: float) -> list[str]:
         run, stage, total = cell.training()
@@ -85,19 +84,17 @@ class Board:
         steps = f"{step}/{total}" if total > 0 else str(step) if run else ""
         return [str(cell.number), cell.label, f"{stage} {steps}".strip(), loss, fid, left]
 
-    def _title(self, running: list[Any], pending: int) -> str:
-        words = f"{len(running)} running, {pending} waiting, {self.cells - len(running) - pending} settled"
+    def _title(self, running: int, pending: int) -> str:
+        words = f"{running} running, {pending} waiting, {self.cells - running - pending} settled"
         if self.typical is None or not (pending or running):
             return words
-        return (
-            f"{words}, about {time_in_words(self.typical * (pending + len(running) / 2) / self.n_jobs)} to go"
-        )
+        return f"{words}, about {time_in_words(self.typical * (pending + running / 2) / self.n_jobs)} to go"
 
     def _table(self, rows: list[list[str]], pending: int) -> Table:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self._title(rows, pending), title_justify="left", box=None, pad_edge=False)
+        table = Table(title=self._title(len(rows), pending), title_justify="left", box=None, pad_edge=False)
         for name in ("", "run", "step", "loss", "FID", "ETA"):
             table.add_column(name, no_wrap=name != "run")
         for row in rows:

@@ -29,7 +29,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 @dataclass(frozen=True)
 class Layout:
-    """What of a cluster one run needs: nodes, processes on each, GPUs on each (None: not asked for)."""
+    """The resources of one run: nodes, processes on each, GPUs on each (None: not asked for)."""
 
     nodes: int
     tasks: int
@@ -94,8 +94,8 @@ class Task:
             raise SystemExit(status if status > 0 else 128 - status)
 
     def checkpoint(self) -> Any:
-        """submitit's question, shortly before the time limit or when preempted, how to go on in the same job once it is
-        queued again: by the same task, which finds the checkpoint."""
+        """Called by submitit shortly before the time limit or on preemption: what to do once the job is queued again.
+        The same task, which resumes from the checkpoint."""
         import submitit
 
         _stop()
@@ -105,7 +105,7 @@ class Task:
         return submitit.helpers.DelayedSubmission(self)
 
     def _trains(self, attempt: str, ended: Path) -> bool:
-        """Wait until the first rank trains, or has ended without: then False."""
+        """Wait until the first rank trains; False where it ended without training."""
         while not ended.exists():
             with suppress(OSError, ValueError):
                 if Run(self.folder).status.get("attempt") == attempt:
@@ -125,6 +125,6 @@ def _to_its_end(*arguments: str, more: dict[str, str]) -> int:
 
 
 def _stop(*_: Any) -> None:
-    """Slurm may have told the child already: told twice it goes on saving."""
+    """Pass SIGTERM on. Slurm may have sent it to the child already: a second one does not keep it from saving."""
     for child in _children:
         child.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How a training ends that does not come to its end: what is said, in one line, and the state in which the run is left.
+"""How a training ends early: what is said, in one line, and the state in which the run is left.
 
 Imports no torch before something has gone wrong.
 """
@@ -15,7 +15,7 @@ from unclip.config.problems import cause, foreseen, in_words
 from unclip.runs.store import Run
 
 GOES_ON = "the same command goes on from the last checkpoint"
-OUTSIDE = {  # what the machine refuses for now; the run itself is sound, and goes on when that is mended
+OUTSIDE = {  # errors of the machine, not of the run, which resumes once they are mended
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EFBIG: "make room",
@@ -33,7 +33,7 @@ class Interrupted(Exception):
 
 
 def stopped(run: Run, rank: int, seconds: float) -> int:
-    """It was asked to stop, and all ranks have; the exit status."""
+    """All ranks have stopped on request. Returns the exit status."""
     if rank:
         return DONE  # the first speaks for all; for another status Lightning would kill it
     _mark(run, "interrupted", seconds=seconds)
@@ -42,7 +42,7 @@ def stopped(run: Run, rank: int, seconds: float) -> int:
 
 
 def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
-    """Something went wrong: say what, and leave the state that says what may be done; the exit status."""
+    """An error: say what, and leave the run interrupted or failed. Returns the exit status."""
     from unclip.lit.finite import NonFinite
 
     error = cause(raised)
@@ -69,7 +69,8 @@ def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
 
 
 def failed(run: Run, rank: int, why: str) -> int:
-    """Nothing but another request, or a mended cause and retry=true, will help. What another rank said first holds."""
+    """Mark the run as failed: it is tried again only with retry=true. What another rank reported first is kept. Returns
+    the exit status."""
     why = f"rank {rank}: {why}" if rank else why
     known = run.status.get("state") == "failed"
     if not known:

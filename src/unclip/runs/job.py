@@ -34,11 +34,11 @@ def main(folder: str) -> int:
     stop_at_once_when_asked()  # until the trainer takes over: there is nothing to save yet
     run = Run(Path(folder))
     rank = max(int(os.environ.get(name, "0")) for name in RANKS)
-    first = rank == 0  # others leave the lock alone, and the status too, except to say what went wrong
+    first = rank == 0  # it alone takes the lock and writes the status; the others write only what went wrong
     if not first:
-        end_with_parent(signal.SIGKILL)  # which may wait for it in vain, as it would for its parent
+        end_with_parent(signal.SIGKILL)  # without its parent it would wait for the first rank for ever
         if run.state == "finished":
-            return DONE  # the first finds so too, and calls nobody
+            return DONE  # the first rank ends for the same reason, and waits for no other
     waited = False
     while True:
         try:
@@ -77,7 +77,7 @@ def _attempt(run: Run, rank: int) -> int:
             attempt = {"attempt": os.environ[ATTEMPT]} if ATTEMPT in os.environ else {}
             run.mark("running", started=now(), error=None, **attempt, **provenance())
         result = _train(run, rank == 0)
-        stop_at_once_when_asked()  # all is there: a stop must not set the state back
+        stop_at_once_when_asked()  # the weights are there: a signal must not mark the run as interrupted
         if rank == 0:
             run.mark("finished", finished=now(), seconds=seconds(), **result)
     except Stopped:
@@ -85,9 +85,7 @@ def _attempt(run: Run, rank: int) -> int:
     except Exception as error:
         return endings.broken_off(run, rank, error, seconds())
     if rank == 0:
-        with suppress(
-            OSError
-        ):  # nor must files that cannot be removed, or a reader of this line that has left
+        with suppress(OSError):  # nor must a file that cannot be removed, or a closed standard output
             run.drop_checkpoints()
             print(f"run: {run.folder}", flush=True)
     return DONE
@@ -142,7 +140,7 @@ def _train(run: Run, first: bool) -> dict[str, Any]:
 
 
 def _lost_rank(trainer: Trainer, error: Exception) -> str | None:
-    """What has become of another rank, where it is its end that this one has noticed."""
+    """How another rank has ended, if the error is that the connection to it is lost; else None."""
     from torch.distributed import DistError
 
     if not isinstance(error, DistError) and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
@@ -162,7 +160,7 @@ def _lost_rank(trainer: Trainer, error: Exception) -> str | None:
 
 
 def _goes_on_from(run: Run, first: bool) -> Path | None:
-    """The last whole checkpoint; one that is not is named, and set aside."""
+    """The last whole checkpoint. The first rank reports damaged ones and sets them aside."""
     from unclip.callbacks.checkpoint import damage
 
     for path in run.checkpoints:
@@ -175,7 +173,7 @@ def _goes_on_from(run: Run, first: bool) -> Path | None:
 
 
 def _same_data(run: Run, source: Any, resumes: Path | None) -> None:
-    """Note what the run is trained on. Raises Failure where it goes on from a checkpoint and that is something else."""
+    """Record the fingerprint of the data. Raises Failure if the run resumes on data other than it began with."""
     from unclip.config.problems import Failure
     from unclip.data.fingerprint import fingerprint
 
@@ -245,7 +243,7 @@ def _summary(config: dict[str, Any], module: Stage, run: Run, resumes: Path | No
 
 
 def quieten() -> None:
-    """Lightning's own banners and advice that do not apply: one loader without workers is the design here."""
+    """Silence Lightning's banners, and advice that does not apply: one loader without workers is the design here."""
     import logging
 
     for name in (

@@ -29,7 +29,7 @@ TIMEOUTS = 3  # how often a job at its time limit is queued again, where that is
 
 @dataclass
 class Job:
-    """A cell that submitit has been given, or was at an earlier time: then there is no handle."""
+    """A cell submitted to submitit, by this command or by an earlier one: then there is no handle."""
 
     cell: Cell
     id: str
@@ -38,7 +38,7 @@ class Job:
 
 
 class Submitit:
-    """A job a cell, by Slurm or (`local`) by processes of this machine that do as a job would.
+    """One job for each cell, by Slurm or (`local`) as processes of this machine.
 
     What is live or queued already is waited for. Raises Problems where the cells' devices contradict the settings.
     """
@@ -227,7 +227,7 @@ def _submitted_as(cell: Cell) -> str | None:
 
 
 class Joblib:
-    """A worker of joblib a cell, each with one device. Raises Problems for a run of several processes."""
+    """One worker of joblib for each cell, with one device. Raises Problems for a run of several processes."""
 
     def __init__(self, settings: dict[str, Any], cells: list[Cell]):
         for cell in cells:

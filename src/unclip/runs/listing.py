@@ -28,7 +28,7 @@ KEY = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)
 
 @dataclass
 class Listed:
-    """One run as it was found."""
+    """One run, as its files say."""
 
     run: Run
     now: float
@@ -64,7 +64,7 @@ class Listed:
         return {k.removeprefix("val/"): v for k, v in found.items()} if isinstance(found, dict) else {}
 
     def fields(self) -> dict[str, Any]:
-        """Everything one may ask for by name: the columns, metrics, status and configuration in dotted names."""
+        """All fields that where= and sort= may name: columns, metrics, status, and configuration by dotted name."""
         found = dict(dotted(self.config))
         found |= {k: v for k, v in self.status.items() if k not in ("metrics", "loss", "finished")}
         found |= self.metrics

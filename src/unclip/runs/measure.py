@@ -27,7 +27,7 @@ REQUEST = "measure.yaml"
 
 
 def lacks(run: Run, config: dict[str, Any]) -> bool:
-    """Whether this configuration of a finished run asks for final metrics that it has not been measured by."""
+    """Whether this configuration asks for final metrics that its finished run does not have."""
     asked, had = ((c.get("callbacks") or {}).get("fid") or {} for c in (config, run.config))
     if not asked.get("n_final") or not config.get("extractor"):
         return False

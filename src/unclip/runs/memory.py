@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from unclip.data.module import ImageTextData
     from unclip.lit.base import Stage
 
-REFUSED = (
-    "not enough memory",
-    "can't allocate memory",
-    "ALLOC_FAILED",
-)  # by the CPU's allocator, by CUDA's libraries
+# of the CPU's allocator, and of CUDA's libraries
+REFUSED = ("not enough memory", "can't allocate memory", "ALLOC_FAILED")
 FINENESS = 8  # the largest batch is found to within this part of the one that was too large
 
 
@@ -40,7 +37,7 @@ def ran_out(error: BaseException) -> bool:
 def out_of_memory(
     error: BaseException, trainer: Trainer, module: Stage, source: ImageTextData, config: dict[str, Any]
 ) -> OutOfMemory:
-    """What is to be told instead. One process tries what fits; of several none can without the others."""
+    """The error to report instead. A single process finds by trial what fits; with several ranks it is a guess."""
     traceback.clear_frames(error.__traceback__)  # they hold what a step had computed
     error.__traceback__ = error.__context__ = error.__cause__ = None
     given, pieces, ranks = source.batch_size, module.pieces, trainer.world_size
@@ -78,7 +75,7 @@ def _may_be_in_pieces(config: dict[str, Any]) -> bool:
 def _found(trainer: Trainer, module: Stage, source: ImageTextData) -> int:
     try:
         return largest(trainer, module, source)
-    except Exception:  # what fails for another reason tells nothing: half of it is a guess
+    except Exception:  # a step that fails for another reason tells nothing: half of it is a guess
         return source.batch_size // module.pieces // 2
 
 

@@ -1,4 +1,4 @@
-"""How a sweep comes to Hydra and its launchers: overrides to cells, `-m` to a multirun. Imports no torch.
+"""How a sweep is handed to Hydra and its launchers: overrides to cells, `-m` to a multirun. Imports no torch.
 
 Of `train` Hydra knows the overrides themselves; whole runs it is given by number, as their keys belong to several
 configurations at once.

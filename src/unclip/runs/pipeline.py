@@ -46,15 +46,13 @@ def main(arguments: list[str]) -> int:
 
 
 def start(asked: Whole, overrides: list[str]) -> int:
-    """Bring a whole run to its end, alone: another process on the same results is waited for by a child, and refused
-    to who typed it."""
+    """Carry out a whole run under its lock. Where another process holds that, a child of a sweep waits for it; a
+    command that was typed is refused."""
     results, waited = asked.results, False
     while True:
         try:
             with results.lock() as lock:
-                if (
-                    waited and results.state_unlocked == "failed"
-                ):  # what has just failed is not tried again at once
+                if waited and results.state_unlocked == "failed":  # what has just failed is not tried again
                     print(f"unclip run: this run failed: {results.status.get('error')}", file=sys.stderr)
                     return FAILED
                 return _attempt(asked, overrides, lock)
@@ -107,7 +105,7 @@ def _carried_out(asked: Whole, overrides: list[str], lock: int | None) -> int:
     else:
         assert lock is not None
         results.note(stage="sampling")
-        results.product.unlink(missing_ok=True)  # another request's: what is written next is not its
+        results.product.unlink(missing_ok=True)  # another request's: from here on the folder is not its own
         began = time.monotonic()
         status = process.run_child("unclip.report.deliver", str(results.folder), pass_fds=(lock,))
         seconds = round(results.status.get("seconds", 0.0) + time.monotonic() - began, 1)

@@ -1,4 +1,4 @@
-"""Child processes that carry out runs: they end with their parent, and Ctrl-C is theirs to handle. Imports no torch."""
+"""Child processes that carry out runs: they end with their parent and handle Ctrl-C themselves. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,36 +28,30 @@ PARALLEL = (
     "UNCLIP_RANKS",
     "UNCLIP_ATTEMPT",
 )
-STEERED = (
-    "WANDB_SWEEP_",
-    "WANDB_RUN_ID",
-)  # of a W&B agent: for the run that it asked for, not for upstream runs
+# of a W&B agent: for the run that it asked for, not for upstream runs
+STEERED = ("WANDB_SWEEP_", "WANDB_RUN_ID")
 PR_SET_PDEATHSIG = 1
 SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 WAIT = "UNCLIP_WAIT"  # set for children: a run that is live is waited for, not refused
 WAIT_SECONDS = 2.0
-RANKS = (
-    "UNCLIP_RANKS"  # Slurm's variables as JSON, for the first of several ranks: only its training sees them
-)
-ATTEMPT = (
-    "UNCLIP_ATTEMPT"  # names a cluster's attempt at a run: status.json tells the other ranks that it trains
-)
+# a launcher's variables as JSON, for the first of several ranks: only its training sees them
+RANKS = "UNCLIP_RANKS"
+# names a cluster's attempt at a run: by it in status.json the other ranks see that training has begun
+ATTEMPT = "UNCLIP_ATTEMPT"
 ASKED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Ctrl-C and a cluster's signals
-WAS_STOPPED = (
-    INTERRUPTED,
-    *(-number for number in ASKED_BY),
-)  # exit statuses of a child that was asked to stop
+# exit statuses of a child that was asked to stop
+WAS_STOPPED = (INTERRUPTED, *(-number for number in ASKED_BY))
 
 
 def before_becoming(module: str, *given: str) -> None:
-    """Called with what this process is about to become; whoever has to tell others puts a function of his own here."""
+    """A hook, called with the module and arguments that this process is about to be replaced by."""
 
 
 def run_child(*arguments: str, **options: Any) -> int:
     """Run `python -m <arguments>` to its end, with Popen's options, and return its exit status.
 
-    The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it by the terminal;
-    this process goes on waiting while it puts things in order. If this process is killed, the child is told to stop.
+    The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it through the
+    terminal; this process waits while it saves and ends. If this process is killed, the child gets SIGTERM.
     """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
@@ -105,6 +99,6 @@ def stop_at_once_when_asked(saying: str = "") -> None:
 
 
 def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """From here on this process gets the signal when its parent is gone; not where there is no Linux."""
+    """Have the kernel send this process a signal when its parent ends. Linux only; elsewhere it does nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)

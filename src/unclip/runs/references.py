@@ -80,8 +80,8 @@ def _clip_run(named: dict[str, str], decoder: Run) -> str | None:
 
 
 def _same_clip_and_data(reference: str, prior: Run, decoder: Run) -> None:
-    """A prior's embeddings mean to a decoder what they meant to itself. Of scale they have none: what a prior's net
-    works in is undone by it. Published CLIPs are the same for all data. Raises Problems, which name both runs."""
+    """Prior and decoder must share their CLIP and, unless that is a published one, their data. Scales need not agree: a
+    prior returns embeddings in CLIP's own. Raises Problems, which name both runs."""
     clip, other = decoder.config["clip"], prior.config.get("clip")
     if identity(other) != identity(clip):
         why = f"was trained on CLIP {other}, the decoder {decoder.signature} on CLIP {clip}"

@@ -49,7 +49,7 @@ class Results(Run):
         return "failed" if status.get("state") == "failed" else "interrupted"
 
     def note(self, **fields: Any) -> None:
-        """Set fields of status.json, the state as it is."""
+        """Set fields of status.json, and leave the state."""
         self.mark(self.status.get("state", "running"), **fields)
 
 

@@ -155,7 +155,7 @@ class Jobs(Workers):
         return bool(ended)
 
     def _finished(self, trial: optuna.Trial, found: Cell) -> None:
-        """Record its values. A metric that is not there ends the search where no trial has had it: none would."""
+        """Record its values. A missing metric fails the trial, or ends the search if no trial has had it so far."""
         assert found.run is not None
         known = measured(found.run)
         values = [value(known, o.metric) for o in self.asked.objectives]

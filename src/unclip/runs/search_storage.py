@@ -69,8 +69,8 @@ def distribution(axis: Axis) -> CategoricalDistribution | IntDistribution | Floa
 
 
 def storage(place: str) -> Any:
-    """The database, where the place is a URL; else the journal, freed of the line that a process was writing when
-    it was killed: with it nothing more could be read."""
+    """The database, where the place is a URL; else the journal, without the half line that a killed process may have
+    left at its end: the journal could not be read with it."""
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
@@ -88,13 +88,13 @@ def storage(place: str) -> Any:
 
 
 def _torn(path: Path) -> int:
-    """The bytes of a journal's last line where it has no end and is the journal's own: 0 where all is well."""
+    """The length in bytes of an unfinished last entry of a journal; 0 where there is none."""
     tail = path.read_bytes().rpartition(b"\n")[2]
     return len(tail) if tail[: len(ENTRY)] == ENTRY[: len(tail)] else 0
 
 
 def importance(study: optuna.Study, names: list[str], objective: int) -> Point:
-    """By name its share in an objective (PED-ANOVA); {} where that cannot be told."""
+    """The importance of each parameter for an objective, by name (PED-ANOVA); {} where it cannot be computed."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     maximized = study.directions[objective] == optuna.study.StudyDirection.MAXIMIZE

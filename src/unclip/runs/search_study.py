@@ -100,7 +100,7 @@ class Ledger:
         self.alive.__exit__(kind, *error)
 
     def _worker(self, name: str) -> Run:
-        """The folder of a process that takes part, by which one sees whether it lives."""
+        """The folder of a process that takes part: its lock shows whether the process is alive."""
         return Run(self.folder / ".workers" / name)
 
     def take(self) -> tuple[optuna.Trial, Point] | None:
@@ -136,7 +136,7 @@ class Ledger:
             self.study.tell(trial, values, to)
 
     def release(self, trial: optuna.Trial) -> None:
-        """Leave it to whoever comes next, this command again for one."""
+        """Give the trial up, for the next process that takes part in the search to take over."""
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr("worker", None)
 
@@ -176,7 +176,7 @@ class Ledger:
         return f"{settled} of {self.target} trials{': ' if words else ''}{words}{tail}"
 
     def _take_up(self) -> None:
-        """Put into the queue again what nobody works at any more and, if asked for, what failed."""
+        """Queue again the trials whose process is gone and, with retry=true, those that failed."""
         trials = self._all()
         retry = self.asked.config["retry"]
         continued = {t.user_attrs.get("continues") for t in trials}
@@ -214,15 +214,15 @@ class Ledger:
         return min(better) >= 0 and max(better) > 0
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A new one a trial, its seed moved by the trial's number: a search that is stopped and typed again, or that
-        several processes share, draws what an undisturbed one would draw, and never the same twice."""
+        """A new sampler for each trial, its seed increased by the trial's number: a search that is resumed or shared
+        by several processes draws what an uninterrupted one would draw, and never the same twice."""
         node = dict(self.asked.config["suggest"])
         if node.get("seed") is not None:
             node["seed"] += number
         return cast("optuna.samplers.BaseSampler", instantiate(node, _convert_="all"))
 
     def _try(self) -> None:
-        """Ask for one trial of this kind in memory: what sampler and pruner cannot do is said before it is recorded."""
+        """Try sampler and pruner on a study in memory: what they cannot do is reported before anything is recorded."""
         for key in ("suggest", "prune"):
             try:
                 if key == "prune":

@@ -1,5 +1,5 @@
-"""What the project's own files hold, so far as they are read again: names and types, for reading.py to check. Read from
-this source, never imported for it; what may be left out has a default."""
+"""What the project's own files must hold to be read again: names and types, checked by reading.py, which parses this
+source without importing it. A field that may be left out has a default."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def canonical(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_defaults(node: dict[str, Any], accepted: dict[str, targets.Parameter]) -> dict[str, Any]:
-    """A node without the keys that say what is so anyway, by these parameters or by those of a `_target_` in it."""
+    """A node without the keys that equal their default, in these parameters or in those of a `_target_` in it."""
     kept = {}
     for key, value in node.items():
         if key in accepted and _same(value, accepted[key].default):

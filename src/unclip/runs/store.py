@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from unclip.reading import MEND, DamagedFile, read_json, read_yaml
 from unclip.runs import shapes
 from unclip.runs.signature import signature
 
-DAMAGED = "checkpoint.damaged.ckpt"  # one that is not gone on from
+DAMAGED = "checkpoint.damaged.ckpt"  # a damaged checkpoint, set aside: training does not resume from it
 RECORD, REQUEST = "pipeline.json", "request.json"  # of a results folder: what it holds, what is being made
 CLOCKS_DIFFER = 60.0  # seconds: by more than that a clock has jumped, or two machines' disagree
 LOOK_SECONDS = (
@@ -64,7 +63,7 @@ class Run:
 
     @property
     def product(self) -> Path:
-        """What is there once the run is finished."""
+        """The file whose presence means that the run has finished."""
         return self.weights
 
     @property
@@ -73,16 +72,16 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """The last one and the one before it, those of them that are there."""
+        """Those of the last checkpoint and the one before it that exist, newest first."""
         return [path for path in (self.checkpoint, earlier(self.checkpoint)) if path.is_file()]
 
     def drop_checkpoints(self) -> None:
-        """Remove all that served to go on."""
+        """Remove every checkpoint, whole or not."""
         for path in self.folder.glob("*checkpoint*.ckpt*"):
             path.unlink(missing_ok=True)
 
     def drop_unfinished(self) -> None:
-        """Remove what a killed process left of weights it was writing; by the lock's holder, who alone writes them."""
+        """Remove temporary files of weights that a killed process left behind. Only for the holder of the lock."""
         for path in self.folder.glob(f".{self.weights.name}.*"):
             path.unlink(missing_ok=True)
 
@@ -137,8 +136,8 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[int]:
-        """The right to write here, held by one process at a time and let go when that ends: its file descriptor, which
-        a child that inherits it holds as well. Raises Busy."""
+        """The exclusive right to write here, released when its process ends. Yields the file descriptor of the lock: a
+        child that inherits it holds the lock too. Raises Busy."""
         path, end = self.folder / ".lock", time.monotonic() + LOOK_SECONDS
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +188,7 @@ def find(reference: str, outputs: Path) -> list[Run]:
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:
-    """What a results folder holds or is to hold, by its record; None where it is none. Raises OSError, DamagedFile."""
+    """The record of a results folder, finished or not; None where the folder has none. Raises OSError, DamagedFile."""
     path = next((path for name in (RECORD, REQUEST) if (path := folder / name).is_file()), None)
     if path is None:
         return None
@@ -244,8 +243,3 @@ def _git(*arguments: str) -> str | None:
 def typed(verb: str, overrides: list[str]) -> str:
     """The command line that asks for this."""
     return shlex.join(["unclip", verb, *overrides])
-
-
-def python(*arguments: str) -> list[str]:
-    """A command line of this interpreter."""
-    return [sys.executable, "-m", *arguments]

@@ -23,12 +23,12 @@ from unclip.runs.store import typed
 
 
 class Launched(Protocol):
-    """What brings cells to their end: workers of this machine, jobs of a cluster. Making one may raise Problems."""
+    """What carries cells out: workers of this machine, jobs of a cluster. Making one may raise Problems."""
 
     n_jobs: int  # at a time
 
     def carry_out(self, cells: list[Cell], sweep: str, changed: Callable[[], None]) -> bool:
-        """Settle what is to do, calling `changed` whenever something is; whether it was asked to stop before that."""
+        """Carry out what is to do, calling `changed` after each cell; whether it was asked to stop before the end."""
         ...
 
 

@@ -52,9 +52,8 @@ def together(verb: str, arguments: list[str], lead: Callable[[], int]) -> int:
         return int(told["status"])
 
     def tell(folder: str | None, status: int = DONE) -> None:
-        store.compare_set(
-            "told", "", json.dumps({"folder": folder, "status": status})
-        )  # once, the first word
+        word = json.dumps({"folder": folder, "status": status})
+        store.compare_set("told", "", word)  # only the first word counts
 
     def becomes(module: str, *given: str) -> None:
         if module != JOB:

@@ -17,10 +17,8 @@ from unclip.runs.results import Results, digest
 from unclip.runs.store import Run
 from unclip.runs.upstream import STAGES, UPSAMPLERS, request, resolve
 
-DELIVERIES = (
-    "sample",
-    "evaluate",
-)  # what follows the stages, each with its settings in the experiment's folder
+# what follows the stages, each with its settings in the experiment's folder
+DELIVERIES = ("sample", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _choice(experiment: str, part: str) -> list[str]:
 
 
 def _is_for(part: str, line: str) -> bool:
-    """Not every reference is for all that have its key: prior=none is of sampling, and what is sampled has its CLIP."""
+    """Whether an override goes to this part: prior=none only to sampling and evaluation, clip= only to stages."""
     key, _, value = line.partition("=")
     if key == "prior" and value == NO_PRIOR:
         return part in DELIVERIES
@@ -125,7 +123,7 @@ def _is_for(part: str, line: str) -> bool:
 
 
 def _needed(steps: list[Step], deliveries: dict[str, Composed]) -> list[Step]:
-    """Without a CLIP that no other stage stands on, clip=open_clip:... say, and the prior that nobody samples."""
+    """The steps without a CLIP that no other stage uses (clip=open_clip:..., say) and a prior that is not sampled."""
     used = {step.config.get(stage) for step in steps for stage in ("clip", "prior")}
     idle = {"clip"} if len(steps) > 1 else set()
     if all(one.config.get("prior") == NO_PRIOR for one in deliveries.values()):

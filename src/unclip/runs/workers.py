@@ -179,7 +179,7 @@ def heeding(stop: Callable[..., None]) -> Iterator[None]:
 
 
 def unless_full(write: Callable[[], None]) -> None:
-    """Write a sweep's record, which a full disk may leave as it was: it must end neither jobs nor the waiting."""
+    """Write a sweep's record; a disk that refuses it ends neither the jobs nor the waiting for them."""
     with suppress(OSError):
         write()
 
