@@ -13,9 +13,9 @@ Needs = Literal["features", "logits", "text", "captions", "model", "checks", "up
 
 @dataclass(frozen=True)
 class Metric:
-    """needs: features, all of them at once and not only their moments; logits or text, of which not every extractor
-    gives; captions, of every picture; checks, data that offer exact ones; model, a trained one; upsampler, autoencoder:
-    as a part of one or by itself. per_cell: it depends on how the decoder is sampled."""
+    """needs: features (all at once, not only their moments); logits or text (which not every extractor gives); captions
+    of every picture; checks (data that offer exact ones); a trained model; an upsampler or autoencoder, as a part of a
+    model or by itself. per_cell: depends on how the decoder is sampled."""
 
     needs: frozenset[Needs] = frozenset()
     slow: bool = False  # only when asked for

@@ -62,7 +62,7 @@ def pictures(
     settings: Settings,
     asked: Asked | None = None,
 ) -> dict[str, Any]:
-    """The named metrics of pictures, those of them that are in this file."""
+    """The metrics among `names` that pictures alone have, by name; others are left out."""
     measured: dict[str, Callable[[], dict[str, Any]]] = {
         "fd": lambda: fd(seen, reference),
         "fd_infinity": lambda: fd_infinity(seen, reference),
@@ -180,7 +180,7 @@ def inception_score(seen: Seen, reference: Reference) -> dict[str, Any]:
 
 
 def memorisation(images: Tensor, reference: Reference) -> dict[str, Any]:
-    """How near samples are to training images in pixels, beside how near images are that were never trained on."""
+    """Distance in pixels of samples to their nearest training images, beside that of held-out real images."""
     held_out = reference.held_out.images[:BASELINE] if reference.held_out else images[:0]
     if reference.others is None:  # one search for both
         distance, index = _nearest(torch.cat([images, held_out]), reference.everything)

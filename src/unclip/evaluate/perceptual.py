@@ -83,7 +83,7 @@ class Vgg16Features(Perceptual):
                 self.net: nn.Module = vgg16().features[: self.AFTER[-1] + 1]
             kept = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
             self.net.load_state_dict(kept, assign=True)
-        except Exception as error:  # no network, no file, or whatever a reader stumbles over in a damaged one
+        except Exception as error:  # no network, no file, or whatever torch.load raises on a damaged one
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise WeightsUnavailable(
                 f"perceptual.weights = {weights}: {why}; give the path of vgg16-397923af.pth, or {DOWNLOAD}"

@@ -164,7 +164,7 @@ def _safely_loaded(path: str, url: str) -> Any:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsUnavailable(_unavailable(path, url, _why(error))) from error
-    except Exception as error:  # whatever a reader may stumble over in bytes that nobody wrote
+    except Exception as error:  # whatever torch.load raises on arbitrary bytes
         raise WeightsUnavailable(_unavailable(path, url, "not a whole file of weights")) from error
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
         raise WeightsUnavailable(_unavailable(path, url, "not a dictionary of tensors"))

@@ -70,8 +70,8 @@ class Reference:
 
     real: what distances are measured against. held_out: others of the same kind, whose distance is the floor, to `real`
     or to `against`; None where there are too few. everything: all that a model may have memorised, uint8 (N,C,H,W);
-    others: these without the held-out images, where those are among them.
-    says, held_out_says: what these are, in words.
+    others: `everything` without the held-out images, where it contains them.
+    says, held_out_says: `real` and `held_out` in words.
     """
 
     real: Seen

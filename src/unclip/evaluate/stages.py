@@ -1,4 +1,4 @@
-"""The stages judged apart, each with what it is to be compared with: dictionaries for metrics.json.
+"""Metrics of single stages, each beside its baselines: dictionaries for metrics.json.
 
 Works on embeddings and images; who makes them is report/metrics.py's business.
 """
@@ -55,9 +55,9 @@ def round_trip(
 
 
 def upsampling(upsampled: Tensor, bicubic: Tensor, reference: Reference) -> dict[str, Any]:
-    """What becomes of the reference's held-out images that were made small: enlarged again by upsamplers and by bicubic
-    interpolation, uint8 (N,C,H,W) both. Their Frechet distance to real images, of which that of the images themselves
-    is the floor; and how far each is from its own image, in grey levels and by the cosine of their features."""
+    """The reference's held-out images, made small and enlarged again by upsamplers and by bicubic interpolation, uint8
+    (N,C,H,W) both: their Frechet distance to real images, whose floor is that of the images themselves; and how far
+    each is from its own image, in grey levels and by the cosine of their features."""
     images = _copied(reference, upsampled)
     made, blurred = (_seen(x, reference) for x in (upsampled, bicubic))
     return {
@@ -72,9 +72,9 @@ def upsampling(upsampled: Tensor, bicubic: Tensor, reference: Reference) -> dict
 
 
 def reconstruction(reconstructed: Tensor, reference: Reference, classes: bool) -> dict[str, Any]:
-    """What an autoencoder keeps of the reference's held-out images, uint8 (N,C,H,W): how many grey levels it is off
-    (root mean square over all pixels; as PSNR, which has no end where that is 0), the Frechet distance of what comes
-    back, and the class, where the extractor is a classifier of these."""
+    """What an autoencoder keeps of the reference's held-out images, uint8 (N,C,H,W): its error in grey levels (root
+    mean square over all pixels; also as PSNR, None where the error is 0), the Frechet distance of the reconstructions,
+    and the share whose class is kept, where the extractor is a classifier of these classes."""
     images, made = _copied(reference, reconstructed), _seen(reconstructed, reference)
     off = _pooled(rms(images.images, reconstructed))
     found = {

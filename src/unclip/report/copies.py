@@ -1,5 +1,5 @@
-"""Real test images and what comes of them: made small and enlarged again, or through an autoencoder. Makes the copies,
-for the numbers of evaluate/stages.py, and shows the first of them."""
+"""Copies of real test images: made small and enlarged again, or through an autoencoder. Makes them for the numbers of
+evaluate/stages.py, and shows the first ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Picture = tuple[str, str, bytes]  # title, a line about it, PNG
 
 @dataclass(frozen=True)
 class Copies:
-    """Images and what comes of them, uint8 (n,C,H,W) each."""
+    """Images and their copies, uint8 (n,C,H,W) each, by their names."""
 
     title: str
     line: str
@@ -89,7 +89,7 @@ def _enlarged(of: Copiers, images: Tensor, seed: int, progress: Progress = lambd
 def _through_latents(of: Copiers, images: Tensor, progress: Progress = lambda done: None) -> Copies:
     assert of.latents is not None
     back = reconstructed(of.latents, images, of.batch_size, progress)
-    line = "The first test images, and what comes back of them from the autoencoder's mean latents."
+    line = "The first test images, and what the autoencoder decodes from their mean latents."
     return Copies("Reconstruction", line, {"real": images, "reconstructed": back})
 
 

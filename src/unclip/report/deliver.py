@@ -67,7 +67,7 @@ def _deliver(out: Path) -> None:
 
 
 def _sampling(record: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the pictures: those of what is measured, where the request for pictures has none of its own."""
+    """The settings of the pictures: the request's own, else those of the evaluation."""
     sampling, evaluating = record["sample"], record["evaluate"]
     return {**sampling, **{k: evaluating.get(k) for k in DECIDING if sampling.get(k) is None}}
 

@@ -51,7 +51,8 @@ class Report:
 
     @cached_property
     def compared(self) -> dict[str, dict[str, Comparison]]:
-        """metric -> cell -> its difference from the baseline; no metric of which two seeds cannot be compared."""
+        """metric -> cell -> its difference from the baseline; of metrics that a cell has for two of the baseline's
+        seeds."""
         if self.baseline is None:
             return {}
         found = {m: verdicts.differences(self.collection, m, self.baseline) for m in self.metrics}

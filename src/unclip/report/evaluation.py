@@ -24,7 +24,7 @@ from unclip.runs.trained import load, load_alone
 
 COLUMNS = 10  # of a grid of pictures
 ROWS = 10
-MEASURED = ("Frechet distance", "KID x 1000", "CMMD")  # of a sweep, said once: how
+MEASURED = ("Frechet distance", "KID x 1000", "CMMD")  # rows whose provenance the page of a sweep says once
 
 
 def deliver(asked: Request, out: Path) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def deliver(asked: Request, out: Path) -> dict[str, Any]:
             rows = rows[:ROWS, :COLUMNS]
             drawn = png(rows.flatten(0, 1), rows.shape[1], samples.prompts[:ROWS])
             copied = copies.pictures(trained.copiers, by.names, config["seed"])
-            grids = [("Samples", "A caption a row.", drawn), *copied]
+            grids = [("Samples", "One caption per row.", drawn), *copied]
             shown = list(_pairs(by, samples.images, measured)), grids
     write_json(out / "metrics.json", measured)
     write(out / "evaluation.html", of, measured, *shown)
@@ -132,7 +132,9 @@ def _cells(cells: Sequence[Mapping[str, Any]], captions: Sequence[str], out: Pat
     """The same captions, embeddings and noise under every combination."""
     images = [sweep.pictures(cell, out) for cell in cells]
     names = [", ".join(f"{k} {v}" for k, v in cell["of"].items()) for cell in cells]
-    line = "One picture of each of the same captions, from the same noise for a seed; a combination a row: "
+    line = (
+        "One picture of each of the same captions, from the same noise for a seed; one combination per row: "
+    )
     return [
         (
             "Samples",

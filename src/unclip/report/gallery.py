@@ -30,8 +30,8 @@ class Gallery:
 
 
 def gallery(collection: Collection, cells: Sequence[Cell]) -> Gallery | None:
-    """A row a cell, of the training seed that most of them have, a column a prompt; None where no cell has samples of
-    known noise. Only what all these cells have drawn from the same noise for the same prompt is shown."""
+    """A row per cell, of the training seed that most of them have, a column per prompt; None where no cell has samples
+    of known noise. Only what all these cells have drawn from the same noise for the same prompt is shown."""
     seed = _seed(cells)
     found = {}
     for cell in cells:
@@ -56,7 +56,7 @@ def gallery(collection: Collection, cells: Sequence[Cell]) -> Gallery | None:
     noise = sorted({noise for _, _, noise in columns})
     left = f" {len(found)} of {len(collection.cells)} cells." if len(found) < len(collection.cells) else ""
     line = (
-        f"A cell a row, training seed {seed or 'not known'}; in a column the same prompt and the same noise "
+        f"One cell per row, training seed {seed or 'not known'}; in a column the same prompt and the same noise "
         f"(seed {', '.join(map(str, noise))}).{left} {prompts}."
     )
     return Gallery(pictures.as_png(sheet), line)

@@ -1,4 +1,4 @@
-"""What pictures are measured by, made once an evaluation: the extractor, the real images, the metrics that both allow.
+"""What pictures are measured by, made once per evaluation: the extractor, the real images, the metrics that both allow.
 Here a request meets data, and what does not fit is refused before anything is sampled; the numbers are judge.py's."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PIXELS = ("memorisation", "brightness")  # metrics that compare pixels
 
 @dataclass(frozen=True)
 class Judge:
-    """All that pictures are measured by, made once an evaluation."""
+    """All that pictures are measured by, made once per evaluation."""
 
     extractor: Extractor
     names: list[str]  # the metrics

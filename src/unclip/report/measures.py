@@ -95,7 +95,7 @@ def flat(measured: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def shown(present: Iterable[str]) -> list[str]:
-    """The metrics to show of those that there are, the first first: distances, what was asked for, losses last."""
+    """The metrics to show of those present, in order: those of MEASURES, then those of training runs, losses last."""
     there = set(present)
     known = [name for name in MEASURES if name in there]
     logged = [name for name in there if name.startswith("val/")]

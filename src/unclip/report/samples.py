@@ -74,7 +74,7 @@ def write(samples: Samples, trained: Trained, seed: int, folder: Path) -> None:
 
 
 def write_denoising(trained: Trained, prompts: Sequence[str], seed: int, path: Path) -> None:
-    """One row a prompt: x_t of its first sample at ten points of the reverse process, the result last."""
+    """One row per prompt: x_t of its first sample at ten points of the reverse process, the result last."""
     states: list[tuple[float, Tensor]] = []
 
     def remember(step: int, t: float, x: Tensor, x0: Tensor) -> None:

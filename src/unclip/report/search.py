@@ -222,7 +222,7 @@ def _slices(asked: Request, objective: Objective, number: int, complete: Sequenc
 
 
 def _parallel(asked: Request, complete: Sequence[Trial]) -> bytes:
-    """A line a complete trial through its values, each axis from its low end to its high one; the first objective on
+    """A line per complete trial through its values, each axis from its low end to its high one; the first objective on
     the right gives the colour. Better ones are drawn last."""
     import numpy
     from matplotlib import colormaps

@@ -1,4 +1,4 @@
-"""What a sweep of sampling settings trades: distance against consistency, distance against steps, as PNG bytes."""
+"""The trade-offs of a sweep of sampling settings as PNG bytes: distance against consistency, steps and guidance."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def headline(metrics: Mapping[str, Any]) -> list[Row]:
 
 
 def show(metrics: Mapping[str, Any]) -> None:
-    """The table on the terminal; of a sweep, a line a combination too."""
+    """The table on the terminal; of a sweep, a line per combination too."""
     console = Console()
     if found := rows(metrics):
         table = Table("metric", "value", "how it was measured", box=None, pad_edge=False, header_style="bold")
@@ -67,8 +67,8 @@ def show(metrics: Mapping[str, Any]) -> None:
 
 
 def sweep(cells: list[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and a line a combination, of what was measured for all of them; the best of a column in bold is left to
-    the reader: which is best depends on what it is for."""
+    """Headings, and a line per combination, of the metrics that all of them have. None is marked as best: that depends
+    on what it is for."""
     columns = [
         (heading, read) for heading, read in _COLUMNS.items() if all(read(c) is not None for c in cells)
     ]
