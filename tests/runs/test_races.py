@@ -132,6 +132,14 @@ def test_a_run_that_is_begun_again_while_removals_are_planned_stays(run: Run) ->
     assert (run.folder / "config.yaml").is_file()
 
 
+def test_what_another_removal_has_taken_is_not_made_again(run: Run) -> None:
+    ((one,), _) = listing.scan(run.folder)
+    shutil.rmtree(run.folder)
+    assert cleaning.size(run.folder) == 0
+    cleaning.remove(one)
+    assert not run.folder.exists()
+
+
 def test_the_age_of_a_run_that_is_trained_again_is_not_that_of_its_first_end(run: Run) -> None:
     run.mark("finished", finished="2020-01-01T00:00:00+00:00")
     ((one,), _) = listing.scan(run.folder)

@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from unclip.runs.listing import DEPTH, UNREADABLE, Listed, folders
@@ -71,7 +72,12 @@ def stays(one: Listed, references: References) -> str:
 
 def size(folder: Path) -> int:
     """Bytes of the files in it."""
-    return sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names)
+    total = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process removes it too
+                total += os.lstat(os.path.join(at, name)).st_size
+    return total
 
 
 def remove(one: Listed) -> None:
@@ -79,6 +85,8 @@ def remove(one: Listed) -> None:
 
     It is renamed first: a removal that is cut off leaves no half of a run.
     """
+    if not one.folder.is_dir():
+        return  # another process was quicker; to lock it would make it again
     going = one.folder.with_name(f"{LEFT}{one.folder.name}")
     shutil.rmtree(going, ignore_errors=True)  # of a removal that was cut off
     with one.run.lock():
