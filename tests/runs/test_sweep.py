@@ -151,6 +151,20 @@ def test_jobs_are_spread_over_the_gpus(jobs: Path, monkeypatch: pytest.MonkeyPat
     assert given == [f"{{'CUDA_VISIBLE_DEVICES': '{gpu}'}}" for gpu in "4477"]
 
 
+def test_gpus_that_are_named_are_not_numbered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    asked = workers.Workers(2)
+
+    def given(devices: Any) -> list[str] | None:
+        return asked._devices(
+            cells.Cell(1, [], {}, None, {"trainer": {"devices": devices, "accelerator": "gpu"}})
+        )
+
+    assert given([1]) == []
+    assert given(1) == given("auto") == ["4"]
+    assert given(2) == ["4", "7"]
+
+
 def test_a_single_run_says_what_it_would_do(jobs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *CELLS, "dry_run=true"]) == 0
     run, _ = of(CELLS)

@@ -122,7 +122,8 @@ class Workers:
     def _devices(self, cell: Cell) -> list[str] | None:
         """The GPUs for this cell, the least used first; none to leave them to it; None to wait for one."""
         trainer = cell.config["trainer"]
-        if not self.gpus or self.n_jobs == 1 or trainer["accelerator"] == "cpu":
+        named = isinstance(trainer["devices"], list)  # by their numbers among all that are visible
+        if not self.gpus or self.n_jobs == 1 or trainer["accelerator"] == "cpu" or named:
             return []
         count = trainer["devices"] if isinstance(trainer["devices"], int) else 1
         used = Counter(gpu for job in self.jobs for gpu in job.devices)
