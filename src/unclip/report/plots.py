@@ -59,10 +59,12 @@ def bars(collection: Collection, metric: str) -> Any:
     _from_zero(axis, shown, metric, floor)
     axis.set_yticks(range(len(shown)), [literal(cell.name) for cell in shown])
     axis.set_ylim(len(shown) - 0.4, -0.6)
-    axis.set_ylabel(literal(", ".join(collection.axes)) if len(collection.axes) < 3 else "", fontsize=9)
+    axes = ", ".join(key.rpartition(".")[2] for key in collection.axes) if len(collection.axes) < 3 else ""
+    by = f"by {axes}: " if axes else ""
     of = f": the best {MOST} of {len(ranked)}" if len(ranked) > MOST else ""
     axis.set_xlabel(literal(_said(measure)))
-    axis.set_title(f"mean and 95% interval over seeds{of}", fontsize=9, color="#555", loc="left")
+    title = literal(f"{by}mean and 95% interval over seeds{of}")
+    axis.set_title(title, fontsize=9, color="#555", loc="left")
     _plain(axis)
     figure.tight_layout()
     return figure
