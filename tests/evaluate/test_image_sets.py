@@ -70,9 +70,13 @@ def test_jpegs_are_read_and_grey_is_repeated_where_others_are_colour(tmp_path):
 
 
 def test_palettes_are_colours(tmp_path):
-    for name, image in zip("ab", drawn(2, 3, size=4), strict=True):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).quantize(256).save(tmp_path / f"{name}.png")
-    assert load_images(tmp_path).shape == (2, 3, 4, 4)
+    for name, numbers in (("a", [0, 1]), ("b", [1, 0])):
+        image = Image.new("P", (2, 1))
+        image.putpalette([255, 0, 7, 10, 20, 30])
+        image.putdata(numbers)
+        image.save(tmp_path / f"{name}.png")
+    colours = torch.tensor([[255, 0, 7], [10, 20, 30]], dtype=torch.uint8).T
+    assert torch.equal(load_images(tmp_path), torch.stack([colours, colours.flip(1)]).unsqueeze(2))
 
 
 def test_corrupt_files_are_counted_named_and_refused_unless_skipped(folder, capsys):
