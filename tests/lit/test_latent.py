@@ -104,6 +104,18 @@ def test_the_loss_is_per_value_of_what_the_paper_sums_over_a_picture(tiny: Simpl
     torch.testing.assert_close(autoencoder(reconstruction="l2").likeness(x, y), (x - y).square().mean())
 
 
+@pytest.mark.parametrize("batch_size", [32, 12, 5])
+def test_the_error_is_over_all_pictures_whatever_the_batches(tmp_path: Path, batch_size: int) -> None:
+    module, data = autoencoder(), tiny_data(batch_size=batch_size)
+    quiet = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    found = lightning.Trainer(accelerator="cpu", **quiet).validate(module, data, verbose=False)
+    images = data.split("validation").images
+    with torch.no_grad():
+        again = to_uint8(module.net.decode(module.net.encode(to_float(images)).mean))
+    expected = (again.double() - images.double()).square().mean().sqrt()
+    assert found[0]["val/rms"] == pytest.approx(expected.item(), rel=1e-3)
+
+
 def test_before_its_start_a_discriminator_changes_nothing(tiny: SimpleNamespace) -> None:
     """The same weights, bit for bit, as of the plain loss; afterwards others."""
     plain, waiting, judged = autoencoder(), adversarial(discriminator_start=5), adversarial()

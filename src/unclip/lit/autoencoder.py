@@ -52,6 +52,7 @@ class AutoencoderModule(Stage):
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.discriminator, self.discriminator_weight = discriminator, discriminator_weight
         self.discriminator_start, self.adaptive_weight = discriminator_start, adaptive_weight
+        self._errors: list[Tensor] = []  # of validation batches: sum of squares, number of values
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -118,14 +119,18 @@ class AutoencoderModule(Stage):
         return (sizes[0] / (sizes[1] + 1e-4)).clamp(max=LARGEST).detach()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """val/loss of the mean latents; val/rms, the error of the pictures made of them, in grey levels of 255."""
+        """val/loss of the mean latents; val/rms, the error of the pictures made of them, over all of them, in grey
+        levels of 255."""
         x = to_float(batch["image"])
         posterior = self.net.encode(x)
         y = self.net.decode(posterior.mean)
-        squares = (to_uint8(y).float() - batch["image"].float()).square().mean()
-        found = {
-            "val/loss": self.likeness(x, y) + self.divergence(x, posterior),
-            "val/rms": squares.sqrt(),
-            "val/kl": posterior.kl().mean(),
-        }
+        squares = (to_uint8(y).float() - batch["image"].float()).square()
+        self._errors.append(torch.stack([squares.sum(), squares.new_tensor(squares.numel())]))
+        loss = self.likeness(x, y) + self.divergence(x, posterior)
+        found = {"val/loss": loss, "val/kl": posterior.kl().mean()}
         self.log_dict(found, sync_dist=True, batch_size=len(x))
+
+    def on_validation_epoch_end(self) -> None:
+        total, values = self.summed(torch.stack(self._errors).sum(0)).unbind()
+        self._errors.clear()
+        self.log("val/rms", (total / values).sqrt())

@@ -147,6 +147,12 @@ class Stage(lightning.LightningModule):
         counted_in(checkpoint, 1, self.pieces)
         self.finite.skipped = checkpoint.get("skipped", 0)
 
+    def summed(self, x: Tensor) -> Tensor:
+        """x added up over all ranks."""
+        total = self.trainer.strategy.reduce(x, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
     def all_ranks(self, x: Tensor) -> Tensor:
         """All ranks' rows, in the order of ranks; gradients flow back to each."""
         if self.trainer.world_size == 1:

@@ -81,18 +81,13 @@ class ClipModule(Stage):
         for index, caption, image in self._seen:
             images[index], captions[index] = image.to(images.dtype), caption + 1
         self._seen.clear()
-        images, captions = (self._summed(x) for x in (images, captions))
+        images, captions = (self.summed(x) for x in (images, captions))
         parts = captions.nonzero().squeeze(1).split(loader.batch_size)
         judged = [self._judged(images[part], captions[part] - 1) for part in parts]
         sizes = torch.tensor([len(part) for part in parts], device=self.device)
         for name in judged[0] if judged else ():
             values = torch.stack([found[name] for found in judged])
             self.log(name, (sizes * values).sum() / sizes.sum())
-
-    def _summed(self, x: Tensor) -> Tensor:
-        total = self.trainer.strategy.reduce(x, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
 
     def _judged(self, image: Tensor, caption: Tensor) -> dict[str, Tensor]:
         """Metrics of a batch of image embeddings (B,D) and their captions (B,)."""
