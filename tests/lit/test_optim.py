@@ -35,6 +35,10 @@ def test_decay_ends_near_the_floor(decay, middle):
     assert all(a >= b for a, b in pairwise(found))
 
 
+def test_a_floor_above_the_rate_does_not_raise_it():
+    assert rates(lr=0.1, min_lr=1.0) == pytest.approx([0.1] * 100)
+
+
 def test_vectors_do_not_decay():
     net = nn.Linear(3, 3)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}

@@ -31,17 +31,18 @@ def adamw(
     """AdamW (Loshchilov & Hutter 2019) over a net's parameters; matrices and filters decay, vectors do not.
 
     The rate climbs linearly for `warmup` (a fraction) of the steps, or for `warmup_steps` of them at most,
-    then falls from lr to min_lr.
+    then falls from lr to min_lr; it stays where it is if that is higher.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    floor = min(min_lr / lr, 1.0)
     optimizer = AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
     if warmup_steps is not None:
         warmup = min(warmup_steps, total_steps) / total_steps
-    return optimizer, LambdaLR(optimizer, lambda step: rate(step, total_steps, warmup, decay, min_lr / lr))
+    return optimizer, LambdaLR(optimizer, lambda step: rate(step, total_steps, warmup, decay, floor))
 
 
 def align(optimizer: Optimizer) -> None:
