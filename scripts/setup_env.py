@@ -25,7 +25,7 @@ def main(venv: Path) -> int:
     if stamp.exists() and stamp.read_text() == wanted:
         return 0
     python = venv / "bin" / "python"
-    if not python.exists():
+    if not (venv / "bin" / "pip").exists():  # a venv that failed before leaves a python without it
         print(f"Making the environment in {venv} ({EXPECTED_MB / 1000:.0f} GB, mostly PyTorch)")
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode:
             return fail(
