@@ -16,9 +16,10 @@ from lightning.pytorch.loggers import CSVLogger
 from tests.lit.conftest import decoder_module, tiny_clip, tiny_embeddings
 from torch import multiprocessing
 
+from unclip.callbacks.checkpoint import Checkpoint
 from unclip.callbacks.ema import EMA, averaged
 from unclip.callbacks.fid import FID
-from unclip.callbacks.samples import decoded
+from unclip.callbacks.samples import SampleGrid, decoded
 from unclip.data.embeddings import Embeddings
 from unclip.data.synthetic import Synthetic
 from unclip.evaluate.distances import frechet, kid
@@ -120,6 +121,26 @@ def test_it_measures_at_the_chosen_steps_and_at_the_end_and_logs(data, embedding
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
     assert [r["step"] for r in rows if r.get("val/fd_n20")] == ["2", "4"]
     assert [r["step"] for r in rows if r.get("val/fd_n30")] == ["5"]
+
+
+def test_a_resumed_run_does_not_measure_and_draw_its_checkpoint_again(data, embeddings, tmp_path) -> None:
+    """With gradients accumulated: its first piece ends at the step of the checkpoint."""
+    saved, quiet = tmp_path / "checkpoint.ckpt", {**SILENT, "enable_checkpointing": True, "logger": False}
+    measured: list[int] = []
+
+    class Counted(FID):
+        def measure(self, trainer: Any, *_: Any) -> dict[str, float]:
+            measured.append(trainer.global_step)
+            return {}
+
+    for resumes in (None, saved):
+        fid = Counted(2, n_final=0, extractor=Verdicts(num_features=8), source=data, budget=None)
+        pictures = SampleGrid(2, 1, 1, str(tmp_path / f"resumed {resumes is not None}"), data)
+        callbacks = [fid, pictures, Checkpoint(2, str(saved))]
+        trainer = lightning.Trainer(max_steps=3, accumulate_grad_batches=2, callbacks=callbacks, **quiet)
+        trainer.fit(decoder_module(embeddings, steps=2), data, ckpt_path=resumes, weights_only=True)
+    assert measured == [2]
+    assert [p.name for p in (tmp_path / "resumed True").iterdir()] == ["step-000003.png"]
 
 
 def test_nothing_of_it_is_in_a_checkpoint(data, embeddings, tmp_path) -> None:

@@ -68,6 +68,7 @@ class FID(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started, self.spent = monotonic(), 0.0
+        self.measured_at = trainer.global_step  # a resumed run has been measured here before its checkpoint
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         due = trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.measured_at

@@ -52,6 +52,9 @@ class SampleGrid(Callback):
         self.folder, self.source = Path(folder), source
         self.drawn_at = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.drawn_at = trainer.global_step  # a resumed run has drawn these before its checkpoint
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.drawn_at:
             self._together(trainer, pl_module)
