@@ -156,7 +156,12 @@ def anchor(group: str, option: str) -> str:
 
 def requests() -> str:
     """The keys of each verb's own file."""
-    lines = ["# Keys of each verb", "", "What stands in no group.", ""]
+    lines = [
+        "# Keys of each verb",
+        "",
+        "The keys that belong to none of the groups of options, verb by verb.",
+        "",
+    ]
     everywhere: dict[str, str] = {}  # what another verb's file says of the same key
     for name in SCHEMAS:
         everywhere = {**said(tree.config_folder() / f"{name}.yaml")[1], **everywhere}

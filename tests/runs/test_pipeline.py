@@ -91,7 +91,7 @@ def test_the_demo_runs_is_reused_sampled_evaluated_and_manipulated(
     capsys.readouterr()
     for wrong, line in {
         ("nope",): "nope: is no manipulation; possible: inpaint, interpolate",
-        ("negative", *common): "manipulation.negative: is not set",
+        ("negative", *common): "  negative: is not set",
         ("pca", *common, "images=test:99999"): "must be numbers from 0 to",
         ("pca", *common, "images=out/result/samples"): "what do the 16 pictures show",
         ("outpaint", *common, "border=3"): "border may be 4, 8",

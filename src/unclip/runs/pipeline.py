@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED, INTERRUPTED, WRONG_REQUEST
+from unclip.config.compose import options
 from unclip.config.problems import Problem, Problems, in_words, last_line
 from unclip.files import write_json
 from unclip.report import table
@@ -176,10 +177,12 @@ def next_commands(folder: Path, experiment: str) -> list[str]:
     prompts = (
         f" prompts={shlex.quote(json.dumps([last['prompt']], ensure_ascii=False))}" if last["prompt"] else ""
     )
+    own = f"{experiment}/evaluate"  # its judge, among others
+    judged = f" experiment={own}" if own in options("experiment") else ""
     return [
         *activation(),
         f"unclip sample run={folder}{prompts} per_prompt=8",
-        f"unclip evaluate run={folder} guidance=1",
+        f"unclip evaluate run={folder}{judged} guidance=1",
         f"unclip run experiment={experiment} decoder.schedule=linear results={linear}",
         f"unclip train -m experiment={experiment}/decoder schedule=linear,cosine objective=eps,v",
     ]

@@ -165,13 +165,12 @@ class Ledger:
     def counts(self) -> str:
         """`12 of 20 trials: 9 complete, 3 pruned; best 3.81`."""
         trials = self.trials()
-        states = [s for s in STATES.values() if any(t.state == s for t in trials)]
-        words = ", ".join(f"{sum(t.state == s for t in trials)} {s}" for s in states)
+        gone = {t.number for t in self._all() if t.state == TrialState.RUNNING and self._is_gone(t)}
+        said = ["interrupted" if t.number in gone else t.state for t in trials]
+        words = ", ".join(f"{said.count(s)} {s}" for s in (*STATES.values(), "interrupted") if s in said)
         settled = sum(t.state in ("complete", "pruned", "failed") for t in trials)
-        best = [t for t in trials if t.best]
-        tail = ""
-        if best:
-            one = len(self.asked.objectives) == 1
+        one, tail = len(self.asked.objectives) == 1, ""
+        if best := [t for t in trials if t.best]:
             tail = f"; best {best[0].values[0]:.5g}" if one else f"; {len(best)} on the front"
         return f"{settled} of {self.target} trials{': ' if words else ''}{words}{tail}"
 
