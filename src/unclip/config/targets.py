@@ -207,7 +207,8 @@ def _takes_more(module: _Module, node: _Definition) -> bool:
         return node.args.kwarg is not None
     if (constructor := _constructor(node)) is not None:
         return constructor.args.kwarg is not None
-    bases = [_find(module, [base.id]) if isinstance(base, ast.Name) else None for base in node.bases]
+    above = [base for base in node.bases if ast.unparse(base) not in ("object", "ABC", "abc.ABC")]
+    bases = [_find(module, [base.id]) if isinstance(base, ast.Name) else None for base in above]
     return any(base is None or _takes_more(*base) for base in bases)
 
 
