@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unclip.config import targets
+from unclip.config import hints, targets
 from unclip.config.compose import compose, config_folder, options
 
 FILES = sorted(p for p in config_folder().rglob("*.yaml"))
@@ -146,6 +147,17 @@ class TestTargets:
         assert read["multipliers"].check([1, 2]) is None
         assert read["multipliers"].check([1, "2"]) is not None
         assert read["conditioning"].check("text") is not None
+
+    @pytest.mark.parametrize(
+        ("annotation", "words"),
+        [
+            ("tuple[float, int]", "a list of 2 (float, int)"),
+            ("tuple[int, ...] | None", "a list of int | null"),
+            ("Annotated[Sequence[Literal['a', 'b']], 'x']", "a list of (a | b)"),
+        ],
+    )
+    def test_types_of_lists_are_said_in_words(self, annotation: str, words: str) -> None:
+        assert hints.described(ast.parse(annotation, mode="eval").body) == words
 
     def test_a_target_of_another_package_is_followed_to_its_definition(self) -> None:
         read = targets.parameters("lightning.pytorch.Trainer")

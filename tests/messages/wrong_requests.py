@@ -40,6 +40,13 @@ PROBLEMS: dict[str, list[str]] = {
         "stage=decoder schedule@mine=linear: names nothing that is there; + before it adds it"
     ],
     f"{DECODER} seed=${{nothing}}": ["seed: Interpolation key 'nothing' not found"],
+    "train experiment=demo/sample": [
+        "experiment=demo/sample: names no stage: give stage=NAME, or experiment=NAME/STAGE"
+    ],
+    "schedules spacings=[foo]": [
+        "spacings = ['foo']: must be a list of (leading | trailing | linspace | karras | log_snr)",
+    ],
+    f"{DECODER} model.attention=1": ["model.attention = 1: must be a list of int"],
     f"{DECODER} prior=autoregressive": ["prior = autoregressive: is a choice of stage=prior, this is stage decoder"],
     f"{DECODER} model._target_=unclip.nets.Nothing": [
         "model._target_ = unclip.nets.Nothing: names nothing in this package"
@@ -107,7 +114,7 @@ PROBLEMS: dict[str, list[str]] = {
     ],
     "sample run=results prompts=an image of a bag": [
         "image of a bag: cannot be read; an override is key=value, with strings of spaces or commas quoted",
-        "prompts = an: must be list[str] | null, as in prompts='[\"an\"]'",
+        "prompts = an: must be a list of str | null, as in prompts='[\"an\"]'",
     ],
     "sample run=classifier": ["run = classifier: is a run of stage classifier; sampling starts from a decoder"],
     "sample run=decoder prior=none upsampler=classifier": [

@@ -108,6 +108,7 @@ MEANT = {  # of what Hydra and OmegaConf say
     "Multiple values for": "is chosen already: without the + it chooses another",
     "Could not override": "names nothing that is there; + before it adds it",
     "Could not delete": "is not what is chosen: ~GROUP leaves out whatever is",
+    "You must specify 'stage'": "names no stage: give stage=NAME, or experiment=NAME/STAGE",
     "is not in struct": "no such key; + before the override adds it",
 }
 

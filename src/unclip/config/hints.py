@@ -102,9 +102,20 @@ def described(annotation: ast.expr) -> str:
             words.append(f"names, each with ({of})")
         elif _name(node.value if isinstance(node, ast.Subscript) else node) in _MADE:
             words.append("a _target_ and the keys that it takes")
+        elif isinstance(node, ast.Subscript) and _name(node.value) in _SEQUENCES:
+            words.append(_listed(node))
         else:
             words.append(ast.unparse(node))
     return " | ".join(words)
+
+
+def _listed(node: ast.Subscript) -> str:
+    """A sequence in words, of a fixed length where a tuple's type says so."""
+    kinds = [p for p in _parts(node) if not (isinstance(p, ast.Constant) and p.value is ...)]
+    if _name(node.value) in ("tuple", "Tuple") and len(kinds) == len(_parts(node)):
+        return f"a list of {len(kinds)} ({', '.join(map(described, kinds))})"
+    inner = described(kinds[0])
+    return f"a list of ({inner})" if " | " in inner else f"a list of {inner}"
 
 
 def bounds(annotation: ast.expr) -> list[str]:

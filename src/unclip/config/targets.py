@@ -34,7 +34,7 @@ class Parameter:
             return None
         if not hints.fits(self.annotation, value):
             words = hints.described(self.annotation)
-            a_text = isinstance(value, str) and words.startswith("list[str]")
+            a_text = isinstance(value, str) and words.startswith("a list of str")
             return f"must be {words}" + (f", as in {self.name}='[\"{value}\"]'" if a_text else "")
         for bound in hints.bounds(self.annotation):
             if value is not None and not hints.holds(bound, self.name, value):
