@@ -285,12 +285,14 @@ def test_copies_are_found_and_held_out_images_are_the_measure() -> None:
     found = memorisation(copied, real)
     assert {(pair["sample"], pair["training"]) for pair in found["closest"][:2]} == {(7, 11), (40, 150)}
     assert found["closest"][0]["distance"] == 0
-    shifted = (
-        real.everything[:50].int().add(4).to(torch.uint8)
-    )  # four grey levels off: the root mean square is 4
-    off = memorisation(shifted, real)
-    assert off["closest"][-1]["distance"] <= 4
-    assert off["value"] < honest["baseline"] or off["value"] <= 4
+    flat = torch.arange(0, 200, 20, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 16, 16)
+    far = Reference(real.real, real.held_out, flat, "real", "others")
+    off = memorisation(
+        flat + 4, far
+    )  # four grey levels off: the root mean square is 4, and no other is nearer
+    assert [pair["distance"] for pair in off["closest"]] == pytest.approx([4] * 10)
+    assert {pair["sample"] == pair["training"] for pair in off["closest"]} == {True}
+    assert off["value"] == pytest.approx(4)
 
 
 def test_more_noise_is_farther_by_every_distance_and_batches_change_nothing() -> None:
