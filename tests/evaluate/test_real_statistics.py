@@ -100,6 +100,17 @@ def test_impossible_counts_are_refused(data, tmp_path, count):
         real_features(Counting(), data, "train", tmp_path, count)
 
 
+def test_one_image_is_too_few_whatever_is_asked_for(data, tmp_path):
+    image = data.split("test").images[:1]
+    for real, said in (
+        (RealImages(image, "Own", "", "test"), "the test split holds 1 image: statistics need at least 2"),
+        (RealImages.of_images(image), "the reference is 1 image: statistics need at least 2"),
+    ):
+        for count in (None, 2):
+            with pytest.raises(ValueError, match=said):
+                features_of(Counting(), real, tmp_path, count)
+
+
 def test_images_of_a_path_are_known_by_their_content(data, tmp_path):
     images = data.split("train").images
     first = features_of(Counting(), RealImages.of_images(images), tmp_path, 40)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
+from torch import Tensor
 
-from unclip.report import curves, deliver, figures, page, sweep_curves
+from unclip.data.synthetic import Synthetic
+from unclip.diffusion.likelihood import Bound
+from unclip.report import curves, deliver, figures, likelihood, page, sweep_curves
 from unclip.report.pictures import GAP, TILE, _wrapped, grid, picture, save
 from unclip.report.table import rows
 
@@ -82,6 +86,34 @@ def test_the_table_says_n_and_floor_with_a_distance() -> None:
     assert row["value"] == "1.23"
     for word in ("N = 500", "first 10 training images", "400 real test images: 0.50"):
         assert word in row["how"]
+
+
+def test_a_bound_of_one_image_has_no_error() -> None:
+    nll = {"value": 3.25, "n": 1, "standard_error": None, "steps": 9, "steps_drawn": 8, "dimensions": 4}
+    (alone,), (several,) = rows({"nll": nll}), rows({"nll": nll | {"n": 5, "standard_error": 0.5}})
+    assert "1 test image, error unknown" in alone["how"]
+    assert "5 test images, +- 0.500" in several["how"]
+
+
+@pytest.mark.parametrize(("n", "error"), [(1, None), (4, 0.5 * (5 / 3) ** 0.5)])
+def test_the_error_of_a_bound_is_that_of_its_mean(
+    n: int, error: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bits_per_dim(images: Tensor, *_: object, **__: object) -> Bound:
+        zero, total = torch.zeros(len(images)), torch.arange(float(len(images)))
+        return Bound(zero, total, zero)
+
+    monkeypatch.setattr(
+        likelihood, "image_features", lambda clip, images: {"image": torch.zeros(len(images))}
+    )
+    data = Synthetic(32)
+    decoder = SimpleNamespace(
+        schedule=SimpleNamespace(T=4), condition=lambda *_: {}, bits_per_dim=bits_per_dim
+    )
+    model = SimpleNamespace(decoder=decoder, clip=None, device="cpu", text=lambda captions: {})
+    found = likelihood.nll(SimpleNamespace(model=model, data=data), n, 0, None)
+    assert found["n"] == n
+    assert found["standard_error"] == (error and pytest.approx(error))
 
 
 def test_a_long_label_takes_several_lines_and_leaves_its_images_in_sight() -> None:

@@ -130,6 +130,9 @@ def moments_of(
 def _checked(real: RealImages, count: int | None) -> int:
     there = len(real.images)
     count = there if count is None else count
+    if there < 2:
+        what = f"the {real.split} split holds" if real.split else "the reference is"
+        raise ValueError(f"{what} {there} {'image' if there == 1 else 'images'}: statistics need at least 2")
     if not 2 <= count <= there:
         where = (
             f"the {there} images of the {real.split} split" if real.split else f"the {there} images there are"

@@ -51,7 +51,7 @@ def nll(trained: Trained, n: int, seed: int, drawn: int | None) -> dict[str, Any
     return {
         "value": total,
         "n": len(test),
-        "standard_error": float(per_image[:, 3].std() / len(test) ** 0.5),
+        "standard_error": float(per_image[:, 3].std() / len(test) ** 0.5) if len(test) > 1 else None,
         "unit": "bits per dimension, an upper bound",
         "prior_term": prior,
         "step_terms": terms,

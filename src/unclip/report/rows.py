@@ -209,7 +209,8 @@ def _clip(clip: Mapping[str, Any]) -> list[Row]:
 
 def _nll(nll: Mapping[str, Any]) -> list[Row]:
     drawn = f"{nll['steps_drawn']} of {nll['steps'] - 1} steps drawn"
-    of = f"{nll['n']} test images, +- {nll['standard_error']:.3f}"
+    error = nll["standard_error"]  # None of one image, which has no spread
+    of = f"{nll['n']} test images, +- {error:.3f}" if error is not None else "1 test image, error unknown"
     how = f"{of}, {drawn}, {nll['dimensions']} dimensions; guidance off"
     return [_row("bits per dimension", f"{nll['value']:.3f}", how)]
 
