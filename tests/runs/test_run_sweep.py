@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from unclip.cli import main
+from unclip.config import rules
 from unclip.config.compose import many
+from unclip.config.problems import Problems
 from unclip.files import write_json
 from unclip.runs import cells, pipeline, process, whole
 from unclip.runs.results import RECORD, Results, digest
@@ -120,6 +122,15 @@ def test_every_value_is_checked_before_anything_starts(
     assert main(["run", "-m", "experiment=smoke", "decoder.optim.lr=interval(0,1)"]) == 2
     assert "has no list of values" in capsys.readouterr().err
     assert not started(jobs)
+
+
+def test_what_is_wrong_with_several_stages_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "gpus", lambda: 0)
+    with pytest.raises(Problems) as wrong:
+        whole.planned(["experiment=smoke", "trainer=gpu", "prior.optim.lr=-1"])
+    first, second = map(str, wrong.value.problems)
+    assert first.startswith("clip, prior, decoder: trainer.accelerator = gpu: this machine has no CUDA GPU")
+    assert second.startswith("prior: optim.lr = -1")
 
 
 def test_results_are_told_apart_by_whatever_changes_them(

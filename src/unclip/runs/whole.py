@@ -74,6 +74,7 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
     chosen = {p: _choice(experiment, p) for p in parts}
     given, problems = _assigned(overrides, chosen)
     steps: list[Step] = []
+    wrong: dict[str, list[Problem]] = {}
     signatures: dict[str, str] = {}
     for stage in stages:
         lines = [*chosen[stage], *given[stage]]
@@ -82,7 +83,7 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
             passed = [f"{s}={signatures[s]}" for s in signatures if composed.config.get(s) == "auto"]
             config, _ = resolve(composed, planned={s.stage: s for s in steps})
         except Problems as error:
-            problems += [Problem(f"{stage}: {p.key}", p.given, p.why) for p in error.problems]
+            wrong[stage] = error.problems
             continue
         run = Run.of(config, composed.experiment)
         signatures[stage] = run.signature
@@ -94,10 +95,19 @@ def plan(experiment: str, overrides: list[str]) -> tuple[list[Step], dict[str, C
         try:
             deliveries[verb] = compose(verb, [*chosen[verb], *given[verb]])
         except Problems as error:
-            problems += [Problem(f"{verb}: {p.key}", p.given, p.why) for p in error.problems]
-    if problems:
+            wrong[verb] = error.problems
+    if problems := [*problems, *_together(wrong)]:
         raise Problems(list(dict.fromkeys(problems)))
     return _needed(steps, deliveries), deliveries
+
+
+def _together(wrong: dict[str, list[Problem]]) -> list[Problem]:
+    """The problems of all parts, each with the parts that have it: what is said of three stages is said once."""
+    parts: dict[Problem, list[str]] = {}
+    for part, problems in wrong.items():
+        for problem in dict.fromkeys(problems):
+            parts.setdefault(problem, []).append(part)
+    return [Problem(f"{', '.join(named)}: {p.key}", p.given, p.why) for p, named in parts.items()]
 
 
 def split(overrides: list[str]) -> tuple[str, str | None, list[str]]:
