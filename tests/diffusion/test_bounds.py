@@ -6,7 +6,8 @@ from typing import Annotated
 
 import pytest
 
-from unclip.diffusion import bounded
+from unclip.config import hints
+from unclip.diffusion import bounded, bounds
 
 
 @bounded
@@ -52,3 +53,16 @@ def test_a_wrong_call_keeps_pythons_own_message_and_the_name_and_docs_survive():
     with pytest.raises(TypeError, match=r"scale\(\)"):
         scale()
     assert (scale.__name__, scale.__doc__) == ("scale", "Times the rate.")
+
+
+@bounded
+def blur(kernel: Annotated[list[float], "len(kernel) % 2 and all(0 <= k <= max(kernel) for k in kernel)"]):
+    """A list that a bound speaks of as a whole."""
+
+
+def test_a_bound_of_a_list_uses_the_functions_that_the_configuration_knows():
+    assert bounds.FUNCTIONS == hints.FUNCTIONS
+    blur([0.25, 0.5, 0.25])
+    for kernel in ([0.5, 0.5], [-1.0, 2.0, 0.0], 3):
+        with pytest.raises(ValueError, match="must satisfy len"):
+            blur(kernel)

@@ -54,3 +54,9 @@ def test_vectors_do_not_decay():
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         adamw(nn.Linear(2, 2), 10, **{"lr": 1.0, **wrong})
+
+
+@pytest.mark.parametrize("betas", [[0.9], [0.9, 0.99, 0.999], [0.9, 1.0], [-0.1, 0.9]])
+def test_betas_are_two_numbers_below_1(betas):
+    with pytest.raises(ValueError, match=r"betas = .*: must satisfy len\(betas\) == 2 and all"):
+        rates(betas=betas)

@@ -129,13 +129,20 @@ def bounds(annotation: ast.expr) -> list[str]:
     return found
 
 
-_FUNCTIONS = {"all": all, "any": any, "len": len, "min": min, "max": max, "abs": abs}
+FUNCTIONS = {
+    "all": all,
+    "any": any,
+    "len": len,
+    "min": min,
+    "max": max,
+    "abs": abs,
+}  # diffusion/bounds.py has them
 
 
 def holds(bound: str, name: str, value: Any) -> bool:
     """Whether the value, under this name, satisfies a condition of its annotation."""
     try:
-        return bool(eval(bound, {"__builtins__": {}, **_FUNCTIONS, name: value}))
+        return bool(eval(bound, {"__builtins__": {}, **FUNCTIONS, name: value}))
     except LookupError:
         return False  # a list that is too short
     except TypeError:

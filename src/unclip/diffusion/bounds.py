@@ -13,13 +13,14 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+FUNCTIONS = {"all": all, "any": any, "len": len, "min": min, "max": max, "abs": abs}  # as in config/hints.py
 
 
 def bounded(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function or an `__init__`: parameters annotated `Annotated[type, "comparison"]` are checked.
 
-    The comparison is a Python expression of the parameter's own name. None passes: it means "not set". What
-    `torch.compile` traces is not checked.
+    The comparison is a Python expression of the parameter's own name and of FUNCTIONS. None passes: it means
+    "not set". What `torch.compile` traces is not checked.
     Raises ValueError, e.g. `T = 1: must satisfy T >= 2`.
     """
     signature = inspect.signature(function)
@@ -61,6 +62,6 @@ def _texts(hint: Any) -> Iterator[str]:
 
 def _holds(code: CodeType, names: dict[str, Any]) -> bool:
     try:
-        return bool(eval(code, {"__builtins__": {}}, names))
-    except TypeError:  # "abc" >= 2
+        return bool(eval(code, {"__builtins__": {}, **FUNCTIONS, **names}))
+    except (TypeError, LookupError):  # "abc" >= 2, a list that is too short
         return False

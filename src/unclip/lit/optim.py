@@ -22,7 +22,7 @@ def adamw(
     total_steps: int,
     lr: Annotated[float, "lr > 0"],
     min_lr: Annotated[float, "min_lr >= 0"] = 0.0,
-    betas: Sequence[float] = (0.9, 0.999),
+    betas: Annotated[Sequence[float], "len(betas) == 2 and all(0 <= b < 1 for b in betas)"] = (0.9, 0.999),
     weight_decay: Annotated[float, "weight_decay >= 0"] = 0.01,
     warmup: Annotated[float, "0 <= warmup < 1"] = 0.0,
     decay: Literal["cosine", "linear", "constant"] = "cosine",
