@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from unclip.config import rules
 from unclip.config.compose import compose
 from unclip.config.problems import Problems
 from unclip.runs.signature import canonical, signature
@@ -29,6 +30,8 @@ HYBRID = ["model.learned_variance=true", "stage.loss=hybrid"]
             "schedule = linear_continuous: stage.loss = vlb is a sum",
         ),
         ([*HYBRID, "times=log_normal"], "times = log_normal: stage.loss = hybrid needs entries of the table"),
+        (["stage.loss=vlb", "times=logit_normal"], "times = logit_normal: stage.loss = vlb is the bound"),
+        (["stage.loss=vlb", "times=log_normal"], "entries of the table: uniform, stratified, importance"),
         (
             ["stage.loss=vlb", "weighting=min_snr"],
             "weighting = min_snr: stage.loss = vlb has the bound's own",
@@ -81,3 +84,15 @@ def test_the_groups_that_came_later_move_no_run_at_their_default() -> None:
     assert "times" not in canonical(of())
     others = ["times=stratified", "times=log_normal", "times=importance", "stage.loss=vlb"]
     assert len({signature(of(o)) for o in others} | {signature(of())}) == 5
+
+
+def test_every_strategy_of_lightnings_that_a_run_can_go_on_from_is_known() -> None:
+    """By name; trainer=fsdp and others of one's own are given as a `_target_`."""
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    of_processes = [name for name in StrategyRegistry.available_strategies() if name.startswith("ddp")]
+    assert "ddp" in of_processes
+    for name in ("auto", "single_device", *of_processes):
+        assert rules.STRATEGIES.fullmatch(name)
+    for wrong in ("foo", "3", "None", "ddpp", "ddp_"):
+        assert not rules.STRATEGIES.fullmatch(wrong)

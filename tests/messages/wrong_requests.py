@@ -46,8 +46,13 @@ PROBLEMS: dict[str, list[str]] = {
     "schedules spacings=[foo]": [
         "spacings = ['foo']: must be a list of (leading | trailing | linspace | karras | log_snr)",
     ],
+    f"{DECODER} paths=null": ["paths = null: is two folders: paths.outputs=FOLDER, paths.data=FOLDER"],
+    "sample paths=[a]": ["paths = [a]: is two folders: paths.outputs=FOLDER, paths.data=FOLDER"],
     f"{DECODER} model.attention=1": ["model.attention = 1: must be a list of int"],
     f"{DECODER} prior=autoregressive": ["prior = autoregressive: is a choice of stage=prior, this is stage decoder"],
+    f"{DECODER} optim.betas=[0.9]": [
+        "optim.betas = [0.9]: must satisfy len(betas) == 2 and all(0 <= b < 1 for b in betas)"
+    ],
     f"{DECODER} model._target_=unclip.nets.Nothing": [
         "model._target_ = unclip.nets.Nothing: names nothing in this package"
     ],
@@ -92,6 +97,13 @@ PROBLEMS: dict[str, list[str]] = {
     f"{DECODER} schedule=flow objective=flow times=importance stage.loss=vlb": [
         "schedule = flow: stage.loss = vlb is a sum over the steps of a table: a schedule with T",
         "times = importance: remembers losses by entry and needs a table: a schedule with T",
+    ],
+    f"{DECODER} times=logit_normal stage.loss=vlb": [
+        "times = logit_normal: stage.loss = vlb is the bound where entries come alike, or are weighted back: "
+        "uniform, stratified, importance"
+    ],
+    f"{DECODER} trainer.strategy=foo": [
+        "trainer.strategy = foo: no such strategy; possible: auto, ddp; or trainer=fsdp"
     ],
     f"{DECODER} trainer.accelerator=tpu": ["trainer.accelerator = tpu: possible: auto, cpu, gpu, mps"],
     f"{DECODER} autoencoder=auto sampler.thresholding=0.99 clip_x0=2": [

@@ -66,6 +66,8 @@ def key_problem(override: Override, config: dict[str, Any], keys: list[str], ver
         return several
     key = override.key_or_group
     above, _, leaf = key.rpartition(".")
+    if key == "paths" and not override.is_delete() and not isinstance(override.value(), dict):
+        return Problem(key, _typed(override), "is two folders: paths.outputs=FOLDER, paths.data=FOLDER")
     if override.is_add() or override.is_force_add():
         group = key.split(".")[0]
         if above and group != "hydra" and not isinstance(config.get(group), dict):

@@ -1,4 +1,4 @@
-"""Rules of shapes: what must divide what in a network, for pictures of its size. Part of rules.py; imports no torch."""
+"""What must divide what: in a network, for pictures of its size, and in a batch. Part of rules.py; imports no torch."""
 
 from __future__ import annotations
 
@@ -130,6 +130,27 @@ def autoencoder(config: Config, base: Config, choices: dict[str, str]) -> Iterat
     if (config.get("sampler") or {}).get("thresholding") is not None:
         why = "is of pixels, and with an autoencoder x0 is a latent: leave it out"
         yield Problem("sampler.thresholding", config["sampler"]["thresholding"], why)
+
+
+def batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
+    """A global batch over devices and pieces, and an end of training."""
+    trainer, batch = config["trainer"], config["data"]["batch_size"]
+    devices = trainer["devices"]
+    for key in ("num_nodes", "accumulate_grad_batches"):
+        if trainer[key] < 1:
+            yield Problem(f"trainer.{key}", trainer[key], "must be 1 or more")
+            return
+    pieces, ranks = trainer["accumulate_grad_batches"], trainer["num_nodes"]
+    ranks *= devices if isinstance(devices, int) and devices > 0 else 1
+    if batch % (ranks * pieces):
+        of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
+        yield Problem("data.batch_size", batch, f"is global and must be divisible by {of}")
+    for key, other in (("max_steps", "max_epochs"), ("max_epochs", "max_steps")):
+        if trainer[key] not in (None, -1) and trainer[key] < 1:
+            why = f"must be 1 or more, or -1 where trainer.{other} says the end"
+            yield Problem(f"trainer.{key}", trainer[key], why)
+    if trainer["max_steps"] == -1 and trainer["max_epochs"] in (None, -1):
+        yield Problem("trainer.max_steps", -1, "no end is set: give trainer.max_steps or trainer.max_epochs")
 
 
 def _divisors(n: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from unclip.config import divisions, targets
 from unclip.config.problems import Problem
 
 Config = dict[str, Any]
+STRATEGIES = re.compile(
+    "auto|single_device|ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?"
+)
 
 
 def _not_of_this_stage(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -96,26 +100,6 @@ def _prior_samples(config: Config, base: Config, choices: dict[str, str]) -> Ite
         yield Problem("prior", prior, why)
 
 
-def _batches(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
-    trainer, batch = config["trainer"], config["data"]["batch_size"]
-    devices = trainer["devices"]
-    for key in ("num_nodes", "accumulate_grad_batches"):
-        if trainer[key] < 1:
-            yield Problem(f"trainer.{key}", trainer[key], "must be 1 or more")
-            return
-    pieces, ranks = trainer["accumulate_grad_batches"], trainer["num_nodes"]
-    ranks *= devices if isinstance(devices, int) and devices > 0 else 1
-    if batch % (ranks * pieces):
-        of = f"the {ranks} devices" + (f" x {pieces} pieces" if pieces > 1 else "")
-        yield Problem("data.batch_size", batch, f"is global and must be divisible by {of}")
-    for key, other in (("max_steps", "max_epochs"), ("max_epochs", "max_steps")):
-        if trainer[key] not in (None, -1) and trainer[key] < 1:
-            why = f"must be 1 or more, or -1 where trainer.{other} says the end"
-            yield Problem(f"trainer.{key}", trainer[key], why)
-    if trainer["max_steps"] == -1 and trainer["max_epochs"] in (None, -1):
-        yield Problem("trainer.max_steps", -1, "no end is set: give trainer.max_steps or trainer.max_epochs")
-
-
 def pieces(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
     """Losses that are no mean over samples are others where a batch is computed in pieces."""
     pieces, stage = config["trainer"]["accumulate_grad_batches"], config["stage"]
@@ -144,6 +128,8 @@ def _strategy(config: Config, base: Config, choices: dict[str, str]) -> Iterator
     if isinstance(strategy, str) and strategy.startswith(("fsdp", "deepspeed", "model_parallel")):
         why = "leaves checkpoints that no other run could go on from: trainer=fsdp, or ddp"
         yield Problem("trainer.strategy", strategy, why)
+    elif not isinstance(strategy, dict) and not STRATEGIES.fullmatch(str(strategy)):
+        yield Problem("trainer.strategy", strategy, "no such strategy; possible: auto, ddp; or trainer=fsdp")
 
 
 def _steps(config: Config, base: Config, choices: dict[str, str]) -> Iterator[Problem]:
@@ -220,8 +206,11 @@ def _likelihood(config: Config, base: Config, choices: dict[str, str]) -> Iterat
         why = f"stage.loss = {loss} is a sum over the steps of a table: a schedule with T"
         yield Problem("schedule", choices.get("schedule"), why)
     if loss in ("hybrid", "vlb") and times and _name(times) == "LogNormal":
-        why = f"stage.loss = {loss} needs entries of the table: uniform, stratified, logit_normal, importance"
+        why = f"stage.loss = {loss} needs entries of the table: uniform, stratified, importance"
         yield Problem("times", choices.get("times"), why)
+    if loss == "vlb" and times and _name(times) == "LogitNormal":
+        why = "stage.loss = vlb is the bound where entries come alike, or are weighted back: "
+        yield Problem("times", choices.get("times"), why + "uniform, stratified, importance")
     if loss == "vlb" and _name(config["weighting"]) != "uniform":
         why = "stage.loss = vlb has the bound's own weights: weighting=uniform"
         yield Problem("weighting", choices.get("weighting"), why)
@@ -256,7 +245,7 @@ def _hardware(config: Config, base: Config, choices: dict[str, str]) -> Iterator
 RULES = (
     _not_of_this_stage,
     divisions.nets,
-    _batches,
+    divisions.batches,
     pieces,
     _strategy,
     _steps,
