@@ -17,6 +17,7 @@ from unclip.diffusion.learned import Learned
 from unclip.diffusion.objective import Flow as FlowObjective
 from unclip.diffusion.schedule import Flow
 from unclip.diffusion.weighting import min_snr, uniform, vlb
+from unclip.report import schedules
 from unclip.report.schedules import effective_weight, row
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -92,6 +93,21 @@ def test_uniform_weight_of_v_is_that_of_eps_times_the_conversion() -> None:
     beyond = level > math.log(5) + 0.1
     assert torch.allclose(fall[beyond] * level[beyond].exp(), (fall[beyond] * level[beyond].exp())[:1])
     assert torch.allclose(fall[~beyond][:50], fall[:1])
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), Discrete(cosine_betas(1000))])
+def test_weights_do_not_depend_on_how_many_points_a_curve_has(
+    schedule: Cosine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have mean 1 over the range of the schedule, not over what a few draws happen to see of it."""
+
+    def at_one_level() -> float:
+        level, weight = effective_weight(schedule, uniform(), Eps())
+        return float(weight[(level - 1).abs().argmin()])
+
+    few = at_one_level()
+    monkeypatch.setattr(schedules, "POINTS", 10 * schedules.POINTS)
+    assert at_one_level() == pytest.approx(few, rel=0.02)
 
 
 def test_a_row_gives_the_ends() -> None:

@@ -3,6 +3,7 @@ Draws and measures; the formulas are unclip.diffusion's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from unclip.data.module import ImageTextData
 from unclip.diffusion import Objective, Schedule, add_noise, log_snr, make_grid, over
 from unclip.diffusion.grid import Spacing
 from unclip.diffusion.schedule import LOG_SNR_LIMIT, variance_preserving
-from unclip.diffusion.times import Uniform
+from unclip.diffusion.times import RESOLUTION, Uniform
 from unclip.diffusion.weighting import Weighting
 from unclip.files import write_bytes
 from unclip.progress import Bar
@@ -108,9 +109,14 @@ def noised(schedules: Mapping[str, Schedule], source: ImageTextData, seed: int) 
 
 
 def effective_weight(schedule: Schedule, weighting: Weighting, objective: Objective) -> tuple[Tensor, Tensor]:
-    """log_snr and the weight of the squared error of eps there, density included, of mean 1 over the log-SNR range:
-    what L = 1/2 int w(lambda) E|eps - eps_hat|^2 d lambda calls w (Kingma & Gao 2023, eq. 4)."""
-    u = (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS
+    """log_snr and the weight of the squared error of eps there, density included, of mean 1 over the schedule's
+    log-SNR range within +-20: what L = 1/2 int w(lambda) E|eps - eps_hat|^2 d lambda calls w (Kingma & Gao 2023, eq. 4).
+    At every entry of a table; else at draws that come as near to 0 and 1 as training's, for the range is wide there."""
+    if schedule.T:
+        u = (torch.arange(schedule.T, dtype=torch.float64) + 0.5) / schedule.T
+    else:
+        ends = math.log(1 / RESOLUTION - 1)
+        u = torch.linspace(-ends, ends, POINTS, dtype=torch.float64).sigmoid()
     draw = Uniform()(u, schedule)
     level, density = log_snr(schedule, draw.t), draw.density()
     on_eps = weighting(level, objective, density) / objective.c_eps(*variance_preserving(level)) ** 2
