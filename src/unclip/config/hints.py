@@ -129,14 +129,8 @@ def bounds(annotation: ast.expr) -> list[str]:
     return found
 
 
-FUNCTIONS = {
-    "all": all,
-    "any": any,
-    "len": len,
-    "min": min,
-    "max": max,
-    "abs": abs,
-}  # diffusion/bounds.py has them
+# diffusion/bounds.py has the same
+FUNCTIONS = {"all": all, "any": any, "len": len, "min": min, "max": max, "abs": abs}
 
 
 def holds(bound: str, name: str, value: Any) -> bool:
