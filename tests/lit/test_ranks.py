@@ -79,7 +79,9 @@ class Watch(lightning.Callback):
 
 def stage(kind: str) -> tuple[Any, Any]:
     """A tiny stage and its data, the same wherever it is called."""
-    data = Synthetic(size=96, image_size=SIZE, batch_size=16)
+    data = Synthetic(
+        size=100, image_size=SIZE, batch_size=16
+    )  # 25 for validation, which ranks cannot share equally
     if kind == "clip":
         return clip_module(data), data
     embeddings = tiny_embeddings(data, tiny_clip().eval())

@@ -127,8 +127,7 @@ class AutoencoderModule(Stage):
         squares = (to_uint8(y).float() - batch["image"].float()).square()
         self._errors.append(torch.stack([squares.sum(), squares.new_tensor(squares.numel())]))
         loss = self.likeness(x, y) + self.divergence(x, posterior)
-        found = {"val/loss": loss, "val/kl": posterior.kl().mean()}
-        self.log_dict(found, sync_dist=True, batch_size=len(x))
+        self.log_validation({"val/loss": loss, "val/kl": posterior.kl().mean()}, len(x))
 
     def on_validation_epoch_end(self) -> None:
         total, values = self.summed(torch.stack(self._errors).sum(0)).unbind()

@@ -69,7 +69,7 @@ class AutoregressiveModule(Prior):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         losses = self._losses(batch, "validation", None)
-        self.log("val/loss", losses.mean(), sync_dist=True, batch_size=len(losses))
+        self.log_validation({"val/loss": losses.mean()}, len(losses))
 
     def _losses(self, batch: Batch, split: Split, uniform: Callable[[], Tensor] | None) -> Tensor:
         """(B,)"""

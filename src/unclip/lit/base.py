@@ -137,6 +137,13 @@ class Stage(lightning.LightningModule):
         if found is not None:
             self.log("train/loss", found.mean(), sync_dist=self.trainer.world_size > 1)
 
+    def log_validation(self, means: Mapping[str, Tensor], count: int) -> None:
+        """Log the means over all samples of all ranks; means: over the `count` samples of this rank's batch."""
+        ranks = (
+            self.trainer.world_size
+        )  # Lightning divides by the ranks' mean number of samples, rounded down
+        self.log_dict(means, sync_dist=ranks > 1, batch_size=count * ranks)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.finite.demand(self)
         counted_in(checkpoint, self.pieces, 1)
@@ -239,7 +246,7 @@ class DiffusionStage(Stage):
         noise = KeyedNoise(key(self.seed, "validation"), batch["index"])
         draw = UNIFORM(noise.uniform().to(self.device), self.schedule)
         losses = self._losses(batch, "validation", draw, noise, None)
-        self.log("val/loss", losses.mean(), sync_dist=True, batch_size=len(losses))
+        self.log_validation({"val/loss": losses.mean()}, len(losses))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -47,5 +47,4 @@ class ClassifierModule(Stage):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, label = self.net(to_float(batch["image"])), batch["label"]
         right = (logits.argmax(1) == label).float().mean()
-        self.log("val/loss", F.cross_entropy(logits, label), sync_dist=True, batch_size=len(label))
-        self.log("val/accuracy", right, sync_dist=True, batch_size=len(label))
+        self.log_validation({"val/loss": F.cross_entropy(logits, label), "val/accuracy": right}, len(label))
