@@ -110,8 +110,8 @@ def noised(schedules: Mapping[str, Schedule], source: ImageTextData, seed: int) 
 
 def effective_weight(schedule: Schedule, weighting: Weighting, objective: Objective) -> tuple[Tensor, Tensor]:
     """log_snr and the weight of the squared error of eps there, density included, of mean 1 over the schedule's
-    log-SNR range within +-20: what L = 1/2 int w(lambda) E|eps - eps_hat|^2 d lambda calls w (Kingma & Gao 2023, eq. 4).
-    At every entry of a table; else at draws that come as near to 0 and 1 as training's, for the range is wide there."""
+    log-SNR range within +-20: what L = 1/2 int w(lambda) E|eps - eps_hat|^2 d lambda calls w (Kingma & Gao 2023,
+    eq. 4). At every entry of a table; else at draws as near to 0 and 1 as training's, between which the range lies."""
     if schedule.T:
         u = (torch.arange(schedule.T, dtype=torch.float64) + 0.5) / schedule.T
     else:
