@@ -22,8 +22,9 @@ VERBS = {
 unclip run -m experiment=NAME [overrides, some of them with several values]
 
 Trains what is missing, reuses what is finished, then samples, evaluates and writes the report into results=DIR
-(by default outputs/NAME/run-<signature>). An override with a stage's prefix goes to that stage, sample. and
-evaluate. included; one without goes to every stage that has the key. dry_run=true says what would be done.
+(by default outputs/NAME/run-<signature>), unless that holds another request's. An override with a stage's prefix goes
+to that stage, sample. and evaluate. included; one without goes to every stage that has the key. dry_run=true says what
+would be done.
 
 A sweep (-m) is one of whole runs, with all that `unclip train -m` has: each in a process of its own, n at a time,
 skipped when finished, resumed, tried again with retry=true, recorded in outputs/sweeps. What several of them stand on

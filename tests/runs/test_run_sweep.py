@@ -179,6 +179,27 @@ def test_the_states_of_a_results_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert "status.json is not readable" in str(cell.error)
 
 
+def test_results_of_another_request_are_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = whole.planned(["experiment=smoke", "results=here"])
+    made.results.mark("finished", signature=made.results.signature, command="unclip run experiment=smoke")
+    write_json(made.results.product, made.record)
+    before = {path.name: path.read_bytes() for path in made.results.folder.iterdir()}
+    for more in ([], ["dry_run=true"]):
+        assert main(["run", "experiment=smoke", "results=here", "seed=4", *more]) == 2
+        assert capsys.readouterr().err.splitlines()[1:] == [
+            "  results = here: holds the results of another request (unclip run experiment=smoke): "
+            "another folder, or remove this one"
+        ]
+    assert {path.name: path.read_bytes() for path in made.results.folder.iterdir()} == before
+    assert not started(tmp_path)
+    assert main(["run", "experiment=smoke", "results=here", "dry_run=true"]) == 0, "its own"
+    made.results.product.write_text("{")
+    assert main(["run", "experiment=smoke", "results=here", "seed=4", "dry_run=true"]) == 0, "nothing whole"
+
+
 def test_who_types_it_twice_is_told_and_a_child_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

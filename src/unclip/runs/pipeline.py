@@ -36,6 +36,9 @@ def main(arguments: list[str]) -> int:
 
         return multirun("run", overrides)
     asked = planned(overrides)
+    if (by := asked.results.anothers) is not None:
+        why = f"holds the results of another request{f' ({by})' if by else ''}: another folder, or remove this one"
+        raise Problems([Problem("results", asked.results.folder, why)])
     if asked.dry_run:
         from unclip.runs.cells import described, plan
 
@@ -106,7 +109,7 @@ def _carried_out(asked: Whole, overrides: list[str], lock: int | None) -> int:
     else:
         assert lock is not None
         results.note(stage="sampling")
-        results.product.unlink(missing_ok=True)  # another request's: from here on the folder is not its own
+        results.product.unlink(missing_ok=True)  # a damaged one: from here on the folder holds nothing whole
         began = time.monotonic()
         status = process.run_child("unclip.report.deliver", str(results.folder), pass_fds=(lock,))
         seconds = round(results.status.get("seconds", 0.0) + time.monotonic() - began, 1)

@@ -48,6 +48,14 @@ class Results(Run):
             return "new"
         return "failed" if status.get("state") == "failed" else "interrupted"
 
+    @property
+    def anothers(self) -> str | None:
+        """The command that made what the folder holds, where that is whole and of another request; else None."""
+        if (made := delivered(self.folder)) in (None, self.request):
+            return None
+        status = self.status
+        return status.get("command", "") if status.get("signature") == made else ""
+
     def note(self, **fields: Any) -> None:
         """Set fields of status.json, and leave the state."""
         self.mark(self.status.get("state", "running"), **fields)
