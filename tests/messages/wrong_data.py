@@ -131,6 +131,8 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "data.batch_size = 8: the training split has only 4 images; give data.batch_size=4 or less": lambda _: BatchLoader(
         [1] * 4, 8, training=True  # type: ignore[arg-type]
     ),
+    "the 4 devices: the validation split has only 3 images, less than one for each; give trainer.devices=3 or less":
+    lambda _: BatchLoader([1] * 3, 8, training=False, rank=3, ranks=4),  # type: ignore[arg-type]
     "data=litdata needs the library litdata, which is not installed: pip install 'unclip-lab[litdata]'": _no_litdata,
     "npm pack ended with status 3": _npm,
     "cannot be unpacked: dpkg: no archive": _debian,
