@@ -191,7 +191,7 @@ def test_results_of_another_request_are_not_overwritten(
         assert main(["run", "experiment=smoke", "results=here", "seed=4", *more]) == 2
         assert capsys.readouterr().err.splitlines()[1:] == [
             "  results = here: holds the results of another request (unclip run experiment=smoke): "
-            "another folder, or remove this one"
+            "another folder, or remove here/pipeline.json to have them overwritten"
         ]
     assert {path.name: path.read_bytes() for path in made.results.folder.iterdir()} == before
     assert not started(tmp_path)

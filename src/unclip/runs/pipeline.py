@@ -37,8 +37,9 @@ def main(arguments: list[str]) -> int:
         return multirun("run", overrides)
     asked = planned(overrides)
     if (by := asked.results.anothers) is not None:
-        why = f"holds the results of another request{f' ({by})' if by else ''}: another folder, or remove this one"
-        raise Problems([Problem("results", asked.results.folder, why)])
+        why = f"holds the results of another request{f' ({by})' if by else ''}: "
+        how = f"another folder, or remove {asked.results.product} to have them overwritten"
+        raise Problems([Problem("results", asked.results.folder, why + how)])
     if asked.dry_run:
         from unclip.runs.cells import described, plan
 
