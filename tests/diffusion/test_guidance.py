@@ -68,6 +68,28 @@ def test_guidance_is_one_pass_over_the_batch_twice():
     assert cond["keep"].tolist() == [True] * 4 + [False] * 4
 
 
+@torch.no_grad()
+def test_the_steps_of_a_sampler_share_the_joined_condition():
+    """It is the largest thing that a prior's step would copy. Another condition is joined anew."""
+    spy = Spy()
+    denoise, other = guided(spy, 3.0, NULL), {**COND, "embedding": 2 * COND["embedding"]}
+    for cond in (COND, COND, other, COND):
+        torch.testing.assert_close(denoise(X, T, cond), guided(Spy(), 3.0, NULL)(X, T, cond))
+    first, second, third, _ = (joined["embedding"] for _, _, joined in spy.calls)
+    assert second is first
+    assert third is not first
+
+
+def test_gradients_flow_back_to_a_condition_at_every_call():
+    learned = {**COND, "embedding": COND["embedding"].clone().requires_grad_()}
+    denoise = guided(Spy(), 3.0, NULL)
+    with torch.no_grad():
+        denoise(X, T, learned)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(denoise(X, T, learned).sum(), learned["embedding"])
+        torch.testing.assert_close(gradient, torch.full((4, 1), 9.0))
+
+
 def test_scale_1_is_off_and_costs_nothing():
     spy = Spy()
     guided(spy, 1, NULL)(X, T, COND)

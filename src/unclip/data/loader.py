@@ -59,9 +59,7 @@ class BatchLoader:
         if training and batch_size > len(data):
             has = f"the training split has only {len(data)} images; give data.batch_size={len(data)} or less"
             raise Failure(f"data.batch_size = {batch_size}: {has}")
-        if (
-            not training and len(data) < ranks
-        ):  # said by all: one without a batch would keep the others waiting
+        if not training and len(data) < ranks:  # one without a batch would keep the others waiting
             has = f"the validation split has only {len(data)} images, less than one for each"
             raise Failure(f"the {ranks} devices: {has}; give trainer.devices={len(data)} or less")
         self.data, self.batch_size, self.training = data, batch_size, training

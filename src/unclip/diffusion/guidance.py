@@ -42,7 +42,8 @@ def guided(
     """Classifier-free guidance u + scale (c - u) on x0_hat (Ho & Salimans 2022, eq. 6, whose w is scale - 1).
 
     scale: 1 means off: `denoise` itself, no second pass. Otherwise one forward pass on the batch twice, once
-        with `cond` and once with `null_cond`: x_t and t are the same.
+        with `cond` and once with `null_cond`: x_t and t are the same. The two are joined once for all calls in
+        a row with the same `cond`, whose tensors must not change, unless gradients are recorded.
     null_cond: cond's keys and shapes, with only the condition dropped; or the condition of a negative prompt,
         which the samples then keep away from.
     rescale: phi of Lin et al. 2024, eq. 15 and 16: how far the standard deviation of each guided x0_hat, over
@@ -54,15 +55,19 @@ def guided(
     if scale == 1:
         return denoise
 
+    last: tuple[Cond, dict[str, Tensor]] | None = None  # a condition, and it joined with null_cond
+
     def denoise_guided(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        nonlocal last
         if cond is None or null_cond is None or cond.keys() != null_cond.keys():
             given, null = (sorted(c) if c is not None else None for c in (cond, null_cond))
             raise ValueError(f"guidance needs cond and null_cond of the same keys: {given} and {null}")
         s = _at(scale, schedule, t)
         if _known_to_be(1, s):
             return denoise(x_t, t, cond)
-        both = {key: torch.cat([cond[key], null_cond[key]]) for key in cond}
-        c, u = at_least_float32(denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), both)).chunk(2)
+        if last is None or last[0] is not cond or torch.is_grad_enabled():  # a sampler's steps share it
+            last = cond, {key: torch.cat([cond[key], null_cond[key]]) for key in cond}
+        c, u = at_least_float32(denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), last[1])).chunk(2)
         x0 = _away(u, c, s)
         return _rescaled(x0, c, rescale) if rescale > 0 else x0
 
