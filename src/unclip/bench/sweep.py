@@ -37,12 +37,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def planned(cells: int, folder: str) -> Way:
-    """The plan of so many cells: two axes."""
-    seeds = f"seed={','.join(map(str, range(cells // 2)))}"
+    """The plan of so many cells: two axes, or seeds alone where their number is odd."""
+    schedules = ("linear", "cosine")[: 2 - cells % 2]
+    seeds = f"seed={','.join(map(str, range(cells // len(schedules))))}"
     overrides = [
         "-m",
         "stage=decoder",
-        "schedule=linear,cosine",
+        f"schedule={','.join(schedules)}",
         seeds,
         f"paths.outputs={folder}",
         "dry_run=true",
