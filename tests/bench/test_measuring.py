@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from unclip.bench import training
+from unclip.bench import fit, prior, training
 from unclip.bench.machine import Peak, described
 from unclip.bench.measure import Absent, Contest, Way, compared, looped
 from unclip.bench.memory import Memory
-from unclip.bench.peers import of_size
+from unclip.bench.peers import of_size, peers
 from unclip.bench.tables import cells, figure, markdown, plain
 from unclip.bench.tutorial import TutorialDecoder, TutorialTraining
 from unclip.diffusion import Discrete
@@ -176,6 +176,26 @@ def test_training_is_measured_with_our_own_steps_and_trainer():
         assert len(row["seconds"]) == 2
         assert row["share"] == pytest.approx(row["flop"] * row["rate"] / table["peak"]["product"]["flops"])
         assert row["held_bytes"] > 4 * 4 * row["parameters"]  # weights, average, two moments
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("16-mixed", torch.float16),
+        ("bf16-mixed", torch.bfloat16),
+        ("32-true", torch.float32),
+        (32, torch.float32),
+    ],
+)
+def test_nobody_is_measured_in_another_precision_than_ours(precision, dtype):
+    ours = fit.Training.__new__(fit.Training)
+    ours.config = {"trainer": {"precision": precision}}
+    assert ours.dtype == dtype
+    if dtype == torch.float16:
+        rows = {name: make() for name, make in peers(ours).items() if name != "checkpointing"}
+        assert len(rows) == 4
+        assert all((row.name, "bf16-mixed" in row.why) == (name, True) for name, row in rows.items())
+        assert isinstance(prior.dalle2(ours), Absent)
 
 
 def test_blocks_that_are_computed_again_are_measured_beside_those_that_are_kept():

@@ -80,7 +80,8 @@ class Training:
     @property
     def dtype(self) -> torch.dtype:
         """Of the large matrix products of a step."""
-        return torch.bfloat16 if "bf16" in str(self.config["trainer"]["precision"]) else torch.float32
+        kind = str(self.config["trainer"]["precision"]).partition("-")[0]
+        return {"bf16": torch.bfloat16, "16": torch.float16}.get(kind, torch.float32)
 
     @property
     def batch(self) -> int:

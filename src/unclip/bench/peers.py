@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,17 +35,21 @@ HOW = {
     "denoising_diffusion_pytorch": "pip install 'unclip-lab[bench]'",
     "dalle2_pytorch": DALLE2,
 }
+# of float16, which needs gradients that are scaled
+UNSCALED = "written for float32 and bfloat16: trainer.precision=bf16-mixed to compare"
 
 
 def peers(ours: Training) -> dict[str, Callable[[], Way | Absent]]:
     """By name, what makes each way of training beside `ours`."""
-    return {
+    others: dict[str, Callable[[], Way | Absent]] = {
         "tutorial": lambda: tutorial(ours),
         "diffusers": lambda: diffusers(ours),
         "denoising-diffusion-pytorch": lambda: denoising_diffusion(ours),
         "dalle2-pytorch": lambda: dalle2(ours),
-        "checkpointing": lambda: again(ours),
     }
+    if ours.dtype == torch.float16:
+        others = {name: partial(Absent, name, UNSCALED) for name in others}
+    return {**others, "checkpointing": lambda: again(ours)}
 
 
 def again(ours: Training) -> Way:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unclip.bench.fit import Training
 from unclip.bench.machine import described
 from unclip.bench.measure import Absent, Contest, Way, looped
-from unclip.bench.peers import absent, count, mixed
+from unclip.bench.peers import UNSCALED, absent, count, mixed
 from unclip.data.embeddings import Embeddings, frozen
 from unclip.data.image_text import Split
 from unclip.data.images import to_float
@@ -102,7 +102,10 @@ class Seen:
 
 def dalle2(ours: Training) -> Way | Absent:
     """DiffusionPrior on the same cached embeddings, as deep as ours, with its library's usual step."""
-    if missing := absent("dalle2_pytorch", "dalle2-pytorch DiffusionPrior"):
+    name = "dalle2-pytorch DiffusionPrior"
+    if ours.dtype == torch.float16:
+        return Absent(name, UNSCALED)
+    if missing := absent("dalle2_pytorch", name):
         return missing
     from dalle2_pytorch import DiffusionPrior, DiffusionPriorNetwork
     from ema_pytorch import EMA
@@ -139,5 +142,5 @@ def dalle2(ours: Training) -> Way | Absent:
         optimizer.zero_grad()
         average.update()
 
-    name, note = "dalle2-pytorch DiffusionPrior", "cached embeddings"
+    note = "cached embeddings"
     return looped(name, step, ours.device, items=ours.batch, parameters=count(net), note=note)
