@@ -23,6 +23,7 @@ from unclip.cli import DONE, FAILED
 from unclip.data.synthetic import Synthetic
 from unclip.lit.classifier import ClassifierModule
 from unclip.nets.classifier import Classifier
+from unclip.report import deliver
 from unclip.runs import job, process, train
 from unclip.runs.memory import out_of_memory, ran_out
 from unclip.runs.store import Run
@@ -329,3 +330,38 @@ def test_a_folder_that_may_not_be_written_into(unclip, small_disk: Path) -> None
     assert "Traceback" not in done.stderr
     assert "Read-only file system" in done.stderr
     assert "disk/default" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "grid.png"), "interrupted"),
+        (KeyError("x"), "failed"),
+    ],
+)
+def test_a_full_disk_interrupts_the_results_of_a_whole_run_too(
+    error: Exception,
+    state: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def raises(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(deliver, "_deliver", raises)
+    monkeypatch.setattr(deliver, "stop_at_once_when_asked", lambda: None)
+    Run(tmp_path).mark("running")
+    assert deliver.main(str(tmp_path)) == FAILED
+    assert Run(tmp_path).state == state
+    said = capsys.readouterr().err
+    if state == "interrupted":
+        assert said == "unclip run: grid.png: No space left on device: make room\n"
+    assert (tmp_path / "error.txt").exists() == (state == "failed")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(deliver, "write_text", full)
+    monkeypatch.setattr(Run, "mark", full)
+    assert deliver.main(str(tmp_path)) == FAILED, "nothing can be written, and that is no other failure"

@@ -9,13 +9,15 @@ import json
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE, FAILED
-from unclip.config.problems import Problems
+from unclip.config.problems import Problems, cause
 from unclip.files import write_json, write_text
 from unclip.report import copies, curves, metrics, page, samples, table
+from unclip.runs import endings
 from unclip.runs.pipeline import next_commands
 from unclip.runs.process import stop_at_once_when_asked
 from unclip.runs.store import Run, provenance
@@ -26,23 +28,28 @@ DECIDING = ("seed", "sampler", "guidance", "steps", "rerank", "prior", "prior_gu
 
 
 def main(folder: str) -> int:
-    """Sample, evaluate, report; a failure is said in one line, and stands in status.json."""
+    """Sample, evaluate, report; a failure is said in one line, and stands in status.json. By the machine, a full disk say,
+    it is interrupted, as a training would be."""
     stop_at_once_when_asked()
     out = Path(folder)
     try:
         _deliver(out)
     except Problems as problems:
-        return _failed(out, "; ".join(map(str, problems.problems)))
+        return _ended(out, "failed", "; ".join(map(str, problems.problems)))
     except Exception as error:
-        write_text(out / "error.txt", traceback.format_exc())
+        if why := endings.outside(cause(error), out):
+            return _ended(out, "interrupted", why)
+        with suppress(OSError):
+            write_text(out / "error.txt", traceback.format_exc())
         words = (str(error).strip().splitlines() or ["no message"])[0]
-        return _failed(out, f"{type(error).__name__}: {words} (traceback in {out / 'error.txt'})")
+        return _ended(out, "failed", f"{type(error).__name__}: {words} (traceback in {out / 'error.txt'})")
     return DONE
 
 
-def _failed(out: Path, why: str) -> int:
+def _ended(out: Path, state: str, why: str) -> int:
     print(f"unclip run: {why}", file=sys.stderr)
-    Run(out).mark("failed", error=why)
+    with suppress(OSError):  # on a full disk it is taken for interrupted, which it is
+        Run(out).mark(state, error=why if state == "failed" else None)
     return FAILED
 
 

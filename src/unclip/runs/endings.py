@@ -9,6 +9,7 @@ import errno
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 from unclip.cli import DONE, FAILED, INTERRUPTED
 from unclip.config.problems import cause, foreseen, in_words
@@ -53,10 +54,9 @@ def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
             _mark(run, "interrupted", seconds=seconds)
             _say(run, f"{error}; {GOES_ON}")
         return INTERRUPTED
-    if isinstance(error, OSError) and error.errno in OUTSIDE:
+    if what := outside(error, run.folder):
         _mark(run, "interrupted", seconds=seconds)
-        what = f"{error.filename or run.folder}: {error.strerror}"
-        _say(run, f"{what}: {OUTSIDE[error.errno]}; {GOES_ON}")
+        _say(run, f"{what}; {GOES_ON}")
         return FAILED
     why = in_words(error)
     if not foreseen(error):
@@ -66,6 +66,13 @@ def broken_off(run: Run, rank: int, raised: Exception, seconds: float) -> int:
             )
             why += f" (traceback in {run.folder / 'error.txt'})"
     return failed(run, rank, why)
+
+
+def outside(error: BaseException, folder: Path) -> str | None:
+    """What is wrong with the machine and what to do, of an error that is not the run's own; else None."""
+    if not isinstance(error, OSError) or error.errno not in OUTSIDE:
+        return None
+    return f"{error.filename or folder}: {error.strerror}: {OUTSIDE[error.errno]}"
 
 
 def failed(run: Run, rank: int, why: str) -> int:
