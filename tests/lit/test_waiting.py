@@ -192,23 +192,31 @@ def test_the_precision_of_products_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "sharded", "mode"),
+    ("wanted", "device", "sharded", "mode", "varying"),
     [
-        ("auto", "cpu", False, None),
-        ("auto", "cuda", False, "default"),
-        ("auto", "cuda", True, None),
-        (True, "cpu", True, "default"),
-        (False, "cuda", False, None),
-        ("reduce-overhead", "cuda", False, "reduce-overhead"),
+        ("auto", "cpu", False, None, None),
+        ("auto", "cuda", False, "default", "default"),
+        ("auto", "cuda", True, None, None),
+        (True, "cpu", True, "default", "default"),
+        (False, "cuda", False, None, None),
+        ("reduce-overhead", "cuda", False, "reduce-overhead", "default"),
+        ("max-autotune", "cuda", False, "max-autotune", "max-autotune-no-cudagraphs"),
     ],
 )
 def test_what_a_step_calls_is_compiled_on_a_gpu_or_where_it_is_asked_for(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, wanted: Any, device: str, sharded: bool, mode: str | None
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: Any,
+    device: str,
+    sharded: bool,
+    mode: str | None,
+    varying: str | None,
 ) -> None:
+    """Not in CUDA graphs, one for each size of a batch, the tower that is given a batch's distinct captions."""
     found: dict[nn.Module, str] = {}
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: found.update({self: mode or "default"}))
     prior, clip = prior_module(tiny.embeddings), clip_module(tiny.data)
     for stage in (prior, clip):
         policy.compile_parts(stage, wanted, torch.device(device), sharded)
-    parts = [prior.net, clip.net.image, clip.net.text]
-    assert found == (dict.fromkeys(parts, mode) if mode else {})
+    modes = {prior.net: mode, clip.net.image: mode, clip.net.text: varying}
+    assert found == (modes if mode else {})

@@ -66,6 +66,11 @@ class Stage(lightning.LightningModule):
         """The modules that a training step calls, for torch.compile."""
         return [self.net]
 
+    @property
+    def varying(self) -> list[nn.Module]:
+        """Those of them that are given batches of many sizes."""
+        return []
+
     def on_fit_start(self) -> None:
         if self.embeddings is not None:
             self.embeddings = self.embeddings.to(self.device)

@@ -49,6 +49,11 @@ class ClipModule(Stage):
         """The towers: CLIP itself is never called."""
         return [self.net.image, self.net.text]
 
+    @property
+    def varying(self) -> list[nn.Module]:
+        """A batch has more or fewer distinct captions."""
+        return [self.net.text]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.net.limit_logit_scale()
         image = self.net.encode_image(to_float(batch["image"]))  # (B,D)

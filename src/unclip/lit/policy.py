@@ -9,6 +9,7 @@ import torch
 from unclip.lit.base import Stage
 
 Compile = bool | Literal["auto", "reduce-overhead", "max-autotune"]
+WITHOUT_GRAPHS = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}
 
 
 def multiply(precision: Literal["highest", "high", "medium"]) -> None:
@@ -20,9 +21,11 @@ def multiply(precision: Literal["highest", "high", "medium"]) -> None:
 
 def compile_parts(stage: Stage, wanted: Compile, device: torch.device, sharded: bool = False) -> None:
     """torch.compile of what a stage calls, in place. auto: on a GPU, but for a sharded net, where gathering its blocks
-    breaks the graph. A name is one of torch.compile's modes."""
+    breaks the graph. A name is one of torch.compile's modes. Those record a CUDA graph for each size of a batch, with
+    memory of its own: what is given many sizes does without."""
     if wanted == "auto":
         wanted = device.type == "cuda" and not sharded
     if wanted:
+        mode = None if wanted is True else wanted
         for part in stage.compiled:
-            part.compile(mode=None if wanted is True else wanted)
+            part.compile(mode=WITHOUT_GRAPHS[mode] if mode and part in stage.varying else mode)
