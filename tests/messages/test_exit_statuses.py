@@ -87,7 +87,7 @@ def test_what_is_done_is_0(line: str, types: Types) -> None:
 
 
 FAILS = {
-    "train": "train stage=clip data=image_folder data.path=nowhere logger=none",
+    "train": "train stage=clip data=image_folder data.path=pictures logger=none",
     "run": f"run experiment=smoke results={NOWHERE}",
     "ablate": f"ablate objective_weighting budget=smoke paths.outputs={NOWHERE}",
     "search": f"search smoke paths.outputs={NOWHERE}",
@@ -96,7 +96,7 @@ FAILS = {
     "manipulate": "manipulate variations run=decoder prior=none",
     "schedules": f"schedules compare=cosine weightings=uniform data=synthetic out={NOWHERE}",
     "bench": "bench startup",
-    "data": "data info image_folder data.path=nowhere",
+    "data": "data info image_folder data.path=pictures",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 DECODER = "train stage=decoder"
 CLIP = "train stage=clip"
+NO_FOLDER = "data.path = nowhere: there is no such folder; give data.path=FOLDER"
 
 # What is typed -> all problems, in order, below the head `unclip VERB: N problems in this request:`.
 PROBLEMS: dict[str, list[str]] = {
@@ -114,7 +115,11 @@ PROBLEMS: dict[str, list[str]] = {
     f"{DECODER} model.conditioning=prior_sample prior=random": [
         "prior = random: has learned nothing to be sampled; possible: auto, or a run of stage=prior"
     ],
-    # runs that are named
+    # data and runs that are named
+    f"{CLIP} data=image_folder data.path=nowhere": [NO_FOLDER],
+    f"{CLIP} data=litdata data.path=nowhere": [NO_FOLDER],
+    "run experiment=demo data=image_folder data.channels=1 data.path=nowhere": [NO_FOLDER],
+    "data info litdata data.path=nowhere": [NO_FOLDER],
     f"{DECODER} clip=0123456789": [
         "clip = 0123456789: names no run under outputs; give the signature or folder of a finished one, "
         "auto, random or open_clip:MODEL:WEIGHTS"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unclip.cli import DONE, FAILED
 from unclip.config.compose import compose, options
 from unclip.config.problems import Problem, Problems, nearest
+from unclip.runs.upstream import no_data
 
 if TYPE_CHECKING:
     from unclip.data.module import ImageTextData
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
     if not name or "=" in name:
         raise Problems([Problem(action, None, f"give one NAME; possible: {', '.join(options('data'))}")])
     config = compose("train", ["stage=classifier", f"data={name}", *overrides]).config
+    if problems := no_data(config):
+        raise Problems(problems)
 
     from unclip import build
     from unclip.data.places import DataUnavailable

@@ -22,6 +22,7 @@ from unclip.files import write_json
 from unclip.report import table
 from unclip.runs import process
 from unclip.runs.store import REQUEST, Busy, Run, now, typed
+from unclip.runs.upstream import no_data
 from unclip.runs.whole import Step, Whole, planned
 
 
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> int:
         return DONE
     if asked.results.state == "finished" and all(s.run.state == "finished" for s in asked.steps):
         return _carried_out(asked, overrides, None)  # nothing to write, and perhaps no right to
+    if lost := [p for step in asked.steps if step.run.state != "finished" for p in no_data(step.config)]:
+        raise Problems(list(dict.fromkeys(lost)))
     return start(asked, overrides)
 
 

@@ -15,7 +15,7 @@ from unclip.runs import measure, process
 from unclip.runs.cells import described, plan
 from unclip.runs.multirun import hydra_main, multirun
 from unclip.runs.store import Busy, Run, age, typed
-from unclip.runs.upstream import request, resolve
+from unclip.runs.upstream import no_data, request, resolve
 
 SHOW = ("--cfg", "job", "hydra", "all")  # an option of Hydra's, and its values
 
@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> int:
         return DONE
     if run.state == "finished":
         return _finished(run, {**config, "experiment": composed.experiment})
+    if problems := no_data(config):
+        raise Problems(problems)
     for stage, (upstream, upstream_overrides) in upstreams.items():
         if upstream.state != "finished":
             print(

@@ -1,8 +1,9 @@
-"""References from a stage to what it is trained on top of: `clip=auto|signature|folder|random|open_clip:...`. Imports
-no torch."""
+"""References from a stage to what it is trained on top of: `clip=auto|signature|folder|random|open_clip:...`, and to a
+folder of data. Imports no torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ STAGES = ("clip", "autoencoder", "prior", "decoder")  # in the order of their de
 UPSAMPLERS = ("upsampler", "upsampler2")  # of a cascade, each enlarging the last one's pictures
 TRAINED_HOW = ("data.batch_size", "data.flip", "data.crop_padding")  # data keys that say how, not on what
 WHERE = ("data.folder",)  # where files are kept
+OF_A_FOLDER = ("unclip.data.image_folder.ImageFolder", "unclip.data.litdata.LitData")
+ELSEWHERE = re.compile(r":|^/teamspace/")  # what litdata reads that is no folder of this machine
 
 
 def own(experiment: str, stage: str, overrides: list[str]) -> list[str]:
@@ -135,6 +138,15 @@ def named(config: dict[str, Any]) -> tuple[dict[str, Run], list[Problem]]:
         runs[stage] = found[0]
         problems += _mismatches(stage, reference, config, found[0].config)
     return runs, problems
+
+
+def no_data(config: dict[str, Any]) -> list[Problem]:
+    """What is wrong where training would read a folder of the user's own that is not there."""
+    data = config["data"]
+    path = data.get("path") if data["_target_"] in OF_A_FOLDER else None
+    if path is None or ELSEWHERE.search(path) or Path(path).expanduser().is_dir():
+        return []
+    return [Problem("data.path", path, "there is no such folder; give data.path=FOLDER")]
 
 
 def only(reference: str, outputs: str) -> Run:
