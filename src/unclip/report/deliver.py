@@ -28,8 +28,8 @@ DECIDING = ("seed", "sampler", "guidance", "steps", "rerank", "prior", "prior_gu
 
 
 def main(folder: str) -> int:
-    """Sample, evaluate, report; a failure is said in one line, and stands in status.json. By the machine, a full disk say,
-    it is interrupted, as a training would be."""
+    """Sample, evaluate, report; a failure is said in one line, and stands in status.json. A full disk and
+    the like interrupt, as they do a training."""
     stop_at_once_when_asked()
     out = Path(folder)
     try:
