@@ -15,14 +15,14 @@ from unclip.data.places import DataUnavailable
 pytest.importorskip("litdata")
 
 
-def written(path: Path, **more: Any) -> Path:
+def written(path: Path, word: str = "number", shade: int = 0, **more: Any) -> Path:
     """Fifty pictures in chunks of seven."""
     from litdata.streaming.writer import BinaryWriter
 
     path.mkdir()
     writer = BinaryWriter(str(path), chunk_size=7)
     for i in range(50):
-        writer[i] = {"image": Image.new("RGB", (8, 8), (i, 0, 0)), "caption": f"number {i}", **more}
+        writer[i] = {"image": Image.new("RGB", (8, 8), (i, shade, 0)), "caption": f"{word} {i}", **more}
     writer.done()
     writer.merge(1)
     return path
@@ -48,6 +48,21 @@ def test_a_chunk_that_changes_or_vanishes_is_named(tmp_path: Path):
     (path / f"chunk-0-{other // 7}.bin").unlink()
     with pytest.raises(DataUnavailable, match=r"is not what it was|cannot be read"):
         images[0]
+
+
+@pytest.mark.parametrize("how", [{"word": "shadow"}, {"shade": 9}])
+def test_a_set_written_anew_in_as_many_bytes_is_another_one(tmp_path: Path, how: dict[str, Any]):
+    first = opened(written(tmp_path / "set"), tmp_path).split("train")
+    assert {caption.split()[0] for caption in first.captions} == {"number"}
+    (tmp_path / "set").rename(tmp_path / "copy")
+    os.utime(tmp_path / "copy" / "chunk-0-0.bin", (1, 1))
+    copied = opened(tmp_path / "copy", tmp_path).split("train")
+    assert copied.fingerprint == first.fingerprint, "where it is, and since when, is not what it holds"
+    other = opened(written(tmp_path / "set", **how), tmp_path).split("train")
+    sizes = [[f.stat().st_size for f in sorted((tmp_path / s).glob("*.bin"))] for s in ("set", "copy")]
+    assert sizes[0] == sizes[1]
+    assert other.fingerprint != first.fingerprint
+    assert {caption.split()[0] for caption in other.captions} == {how.get("word", "number")}
 
 
 class Malicious:

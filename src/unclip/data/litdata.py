@@ -39,7 +39,9 @@ class Stored:
     def __init__(self, where: str, samples: Any):
         self.where, self.samples = where, samples
         self.folder = Path(samples.input_dir.path)  # where the set is, or is copied to from elsewhere
-        index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+        text = (self.folder / "index.json").read_bytes()
+        self.index = hashlib.sha256(text).hexdigest()
+        index = json.loads(text)
         if pickled := [
             kind for kind in index["config"]["data_format"] if "pickle" in kind or "graph" in kind
         ]:
@@ -236,9 +238,8 @@ class LitData(ImageTextData):
         return self._stored[split]
 
     def _print(self, split: str) -> str:
-        """Hash of the list of chunks with their sizes."""
-        config = self._open(split).samples.cache._reader.config
-        return hashlib.sha256(json.dumps(config._chunks, sort_keys=True, default=str).encode()).hexdigest()
+        """Hash of the set's index: its chunks, their sizes, and when litdata wrote them."""
+        return self._open(split).index
 
     def _chunk(self, split: str) -> int:
         return int(self._open(split).samples.cache._reader.config._chunks[0]["chunk_size"])
