@@ -235,7 +235,8 @@ comparison holds of a run without the field.
 
 compare shows the keys in which two runs' configurations differ; a run is its signature, the beginning of it, or its
 folder. clean lists what would go, and removes it with yes=true: without where only runs that did not finish; never one
-being trained, one whose files cannot be read, or one that another run or a results folder under the outputs names.
+being trained, one whose files cannot be read, or one that another run or a results folder under the outputs names. It
+also finishes removals that were cut off.
 
   unclip runs
   unclip runs where="stage=decoder and fd_n500<20" sort=fd_n500 limit=10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -326,6 +327,30 @@ def test_clean_lists_first_and_removes_with_yes(three: Path, capsys: pytest.Capt
     assert [one["signature"] for one in found["removed"]] == ["aaaaaaaaa1"]
     assert found["mb"] == pytest.approx(0.5, abs=0.02)
     assert names_in(three) == "b"
+
+
+def test_a_removal_that_was_cut_off_is_finished(
+    three: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut_off(path: Path) -> None:
+        (path / "config.yaml").unlink()
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(shutil, "rmtree", cut_off)
+        assert typed(capsys, "clean", str(three), "where=fd_n500<20", "yes=true")[0] == 1
+    rest = three / "made" / f"{cleaning.LEFT}aaaaaaaaa1"
+    assert rest.is_dir()
+    (three / "linked").symlink_to(rest.parent)
+    out = typed(capsys, "clean", str(three), "where=seed=77")[1]
+    assert out.count(f"rest of a removal that was cut off: {rest}, 0.5 MB") == 1
+    assert "0 runs would go, 0.5 MB; to remove: the same with yes=true" in out
+    assert rest.is_dir()
+    found = json.loads(typed(capsys, "clean", str(three), "where=seed=77", "yes=true", "--json")[1])
+    assert (found["rests"], found["removed"]) == ([str(rest)], [])
+    assert not rest.exists()
+    assert names_in(three) == "bc"
+    assert "rest" not in typed(capsys, "clean", str(three), "where=seed=77")[1]
 
 
 @pytest.mark.parametrize("reference", ["aaaaaaaaa1", "aaaaa", "outputs/made/aaaaaaaaa1"])

@@ -88,12 +88,36 @@ def remove(one: Listed) -> None:
     if not one.folder.is_dir():
         return  # another process was quicker; to lock it would make it again
     going = one.folder.with_name(f"{LEFT}{one.folder.name}")
-    shutil.rmtree(going, ignore_errors=True)  # of a removal that was cut off
+    finish(going)  # a removal that was cut off
     with one.run.lock():
         if one.run.status != one.status or _starting(one):
             raise Busy(f"{one.folder} has changed since it was looked at")
         one.folder.rename(going)
-    shutil.rmtree(going)
+    finish(going)
+
+
+def rests(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """What removals that were cut off have left under a folder, where that can be looked into."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return  # said by whoever looks for runs there
+    if any(entry.name == "config.yaml" for entry in entries):
+        return  # a run
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        if entry.name.startswith(LEFT):
+            yield Path(entry.path)
+        elif depth and not entry.name.startswith("."):
+            yield from rests(Path(entry.path), depth - 1)
+
+
+def finish(rest: Path) -> None:
+    """Remove such a rest, also where another process is about to. Raises OSError."""
+    while rest.exists():
+        with suppress(FileNotFoundError):  # the other was quicker with a file
+            shutil.rmtree(rest)
 
 
 def _outputs(one: Listed) -> Path:

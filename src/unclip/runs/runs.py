@@ -163,16 +163,18 @@ def clean(folder: Path, options: dict[str, str], as_json: bool) -> int:
     references = cleaning.referring(every, folder) if meant else cleaning.References([])
     kept = {one.folder: why for one in meant if (why := cleaning.stays(one, references))}
     going = [one for one in meant if one.folder not in kept]
-    sizes = {one.folder: cleaning.size(one.folder) for one in going}
-    removed, failures = _removed(going) if yes == "true" else ([], [])
-    gone = removed if yes == "true" else going
-    freed = sum(sizes[one.folder] for one in gone) / MB
+    rests = list(cleaning.rests(folder))  # decided on before, whatever is meant now
+    sizes = {path: cleaning.size(path) for path in [*(one.folder for one in going), *rests]}
+    removed, finished, failures = _removed(going, rests) if yes == "true" else ([], [], [])
+    gone, over = (removed, finished) if yes == "true" else (going, rests)
+    freed = sum(sizes[path] for path in [*(one.folder for one in gone), *over]) / MB
     if as_json:
         lists = {"removed": removed, "would_remove": going if yes != "true" else []}
         _print_json(
             {
                 **{name: [_as_json(one) for one in runs] for name, runs in lists.items()},
                 "kept": {str(path): why for path, why in kept.items()},
+                "rests": [str(path) for path in over],
                 "mb": round(freed, 3),
             }
         )
@@ -183,29 +185,38 @@ def clean(folder: Path, options: dict[str, str], as_json: bool) -> int:
             print()
         for path, why in kept.items():
             print(f"stays: {path} {why}")
+        for path in over:
+            print(f"rest of a removal that was cut off: {path}, {sizes[path] / MB:.1f} MB")
         if yes == "true":
             print(f"{_runs(len(removed))} removed, {freed:.1f} MB freed")
         else:
             print(
-                f"{_runs(len(going))} would go, {freed:.1f} MB{'; to remove: the same with yes=true' * bool(going)}"
+                f"{_runs(len(going))} would go, {freed:.1f} MB"
+                f"{'; to remove: the same with yes=true' * bool(going or rests)}"
             )
     _complain([*notes, *failures])
     return FAILED if failures else DONE
 
 
-def _removed(going: list[Listed]) -> tuple[list[Listed], list[str]]:
-    """Those that are gone, and why others are not."""
+def _removed(going: list[Listed], rests: list[Path]) -> tuple[list[Listed], list[Path], list[str]]:
+    """Those runs and rests that are gone, and why others are not."""
     from unclip.runs import cleaning
 
-    removed, failures = [], []
-    for one in going:
+    every: list[Listed | Path] = [*going, *rests]
+    removed, finished, failures = [], [], []
+    for one in every:
         try:
-            cleaning.remove(one)
-            removed.append(one)
+            if isinstance(one, Listed):
+                cleaning.remove(one)
+                removed.append(one)
+            else:
+                cleaning.finish(one)
+                finished.append(one)
         except (OSError, Busy) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            failures.append(f"{one.folder} is not removed: {reason}")
-    return removed, failures
+            path = one.folder if isinstance(one, Listed) else one
+            failures.append(f"{path} is not removed: {reason}")
+    return removed, finished, failures
 
 
 # ---- said -------------------------------------------------------------------------------------------------------
