@@ -55,6 +55,14 @@ SMALL = {
 }
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU, and there is none here")
+
+
 @pytest.fixture
 def unclip(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command `unclip ...` in an empty folder."""
