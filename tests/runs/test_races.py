@@ -6,6 +6,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -176,3 +179,29 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> No
     found = provenance()
     monkeypatch.setenv("PATH", "")
     assert provenance() == {**found, "git": None}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_stop_alone_passes_it_on_and_waits(tmp_path: Path, number: int) -> None:
+    sleeper = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: os._exit(1))\n"
+    sleeper += "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), os._exit(130)))\n"
+    sleeper += "print(os.getppid(), flush=True)\ntime.sleep(60)"
+    (tmp_path / "sleeper.py").write_text(sleeper)
+    code = "import sys; from unclip.runs.process import run_child; sys.exit(run_child('sleeper'))"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert int(parent.stdout.readline()) == parent.pid
+    parent.send_signal(number)
+    assert parent.communicate(timeout=20)[0] == "saved\n"
+    assert parent.returncode == INTERRUPTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of a parent's end on Linux alone")
+def test_a_child_whose_parent_has_ended_before_it_could_say_so_ends(tmp_path: Path) -> None:
+    code = "import sys; from unclip.runs.process import end_with_parent; "
+    code += "end_with_parent(parent=int(sys.argv[1])); print('goes on')"
+    for parent, said in ((os.getpid(), "goes on\n"), (os.getpid() + 1, "")):
+        assert (
+            subprocess.run([sys.executable, "-c", code, str(parent)], capture_output=True, text=True).stdout
+            == said
+        )

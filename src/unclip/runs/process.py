@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 from unclip.cli import INTERRUPTED
@@ -51,13 +52,27 @@ def run_child(*arguments: str, **options: Any) -> int:
     """Run `python -m <arguments>` to its end, with Popen's options, and return its exit status.
 
     The child gets none of the variables by which launchers number their processes. Ctrl-C reaches it through the
-    terminal; this process waits while it saves and ends. If this process is killed, the child gets SIGTERM.
+    terminal, and what only this process is asked is passed on; it waits while the child saves and ends. If it is
+    killed, the child gets SIGTERM.
     """
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    children: list[subprocess.Popen[bytes]] = []
+    asked = False
+
+    def pass_on(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        for child in children:
+            child.terminate()  # no SIGINT: after that of a terminal it would be a second one, which forbids to save
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return start_child(*arguments, **options).wait()
+        children.append(start_child(*arguments, **options))
+        if asked:
+            children[0].terminate()
+        return children[0].wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start_child(
@@ -67,7 +82,8 @@ def start_child(
     inherited = {k: v for k, v in _alone().items() if not k.startswith(STEERED)}
     environment = inherited | {WAIT: "1", **(more or {})}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.Popen(command, env=environment, preexec_fn=end_with_parent, **options)
+    ends = partial(end_with_parent, parent=os.getpid())
+    return subprocess.Popen(command, env=environment, preexec_fn=ends, **options)
 
 
 def become(*arguments: str) -> None:
@@ -98,7 +114,10 @@ def stop_at_once_when_asked(saying: str = "") -> None:
         signal.signal(number, leave)
 
 
-def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel send this process a signal when its parent ends. Linux only; elsewhere it does nothing."""
+def end_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when its parent ends, and end at once where `parent`, if that is
+    known, has ended before. Linux only; elsewhere it does nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+        if parent is not None and os.getppid() != parent:
+            os._exit(INTERRUPTED)
