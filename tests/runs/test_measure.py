@@ -13,6 +13,8 @@ import pytest
 import yaml
 from tests.conftest import SMALL
 
+from unclip.cli import DONE, WRONG_REQUEST
+from unclip.runs import measure, store
 from unclip.runs.measure import lacks
 from unclip.runs.store import Run
 
@@ -49,6 +51,36 @@ def test_what_a_run_lacks(tmp_path: Path, config: dict[str, Any], wanting: bool)
     run = Run(tmp_path)
     run.mark("finished", metrics={"val/fd_n8": 1.0, "val/fd_n4": 1.0})
     assert lacks(run, config) is wanting
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_a_child_waits_for_whoever_measures_the_same_and_a_command_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], child: bool
+) -> None:
+    every = {"stage": {"name": "decoder"}, "data": {}, "model": {}, "paths": {"outputs": "out"}}
+    run = Run(tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(every | asked()))
+    run.mark("finished", metrics={"val/fd_n8": 1.0})
+    measure.ask(run, every | asked(16))
+    monkeypatch.setattr(measure, "stop_at_once_when_asked", lambda: None)
+    monkeypatch.setattr(store, "LOOK_SECONDS", 0.05)
+    monkeypatch.setenv(measure.WAIT, "1") if child else monkeypatch.delenv(measure.WAIT, raising=False)
+    held = run.lock()
+    held.__enter__()
+
+    def other_is_done(_: float) -> None:
+        (tmp_path / measure.REQUEST).rename(tmp_path / "config.yaml")
+        run.mark("finished", metrics={"val/fd_n16": 2.0, "val/consistency_n16": 0.5})
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr(
+        measure.time, "sleep", lambda s: other_is_done(s) if s == measure.WAIT_SECONDS else None
+    )
+    assert measure.main(str(tmp_path)) == (DONE if child else WRONG_REQUEST)
+    said = capsys.readouterr()
+    assert "measured by another process meanwhile" in said.out if child else "by another process" in said.err
+    if not child:
+        held.__exit__(None, None, None)
 
 
 def test_metrics_are_added_to_a_finished_run_without_training(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import yaml
 from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config.problems import Problems
 from unclip.files import write_text
-from unclip.runs.process import stop_at_once_when_asked
+from unclip.runs.process import WAIT, WAIT_SECONDS, stop_at_once_when_asked
 from unclip.runs.store import Busy, Run
 
 if TYPE_CHECKING:
@@ -46,23 +48,38 @@ def ask(run: Run, config: dict[str, Any]) -> None:
 
 
 def main(folder: str) -> int:
-    """Measure, and put the metrics beside those of the training."""
+    """Measure, and put the metrics beside those of the training. Where another process holds the lock, a child of a
+    sweep waits for it; a command that was typed is refused."""
     stop_at_once_when_asked()
-    run = Run(Path(folder))
-    try:
-        with run.lock():
-            text = (run.folder / REQUEST).read_text(encoding="utf-8")
-            found, step = measured(run, yaml.safe_load(text)), run.status.get("step", 0)
-            _append(run.folder / "metrics.csv", {"step": step, **found})
-            run.mark("finished", metrics={**(run.status.get("metrics") or {}), **found})
-            write_text(run.folder / "config.yaml", text)
-            (run.folder / REQUEST).unlink()
-    except Busy as busy:
-        print(f"unclip train: {busy}", file=sys.stderr)
-        return WRONG_REQUEST
-    except (ValueError, OSError, Problems) as error:  # the run stays as it was
-        print(f"unclip train: {error}\nrun: {run.folder}", file=sys.stderr)
-        return FAILED
+    waited, text = False, None
+    while True:
+        try:
+            text = text or (Path(folder) / REQUEST).read_text(
+                encoding="utf-8"
+            )  # another may ask for other metrics
+            return _measure(Run(Path(folder)), text, waited)
+        except (ValueError, OSError, Problems) as error:  # the run stays as it was
+            print(f"unclip train: {error}\nrun: {folder}", file=sys.stderr)
+            return FAILED
+        except Busy as busy:
+            if not os.environ.get(WAIT):
+                print(f"unclip train: {busy}", file=sys.stderr)
+                return WRONG_REQUEST
+        waited = True
+        time.sleep(WAIT_SECONDS)
+
+
+def _measure(run: Run, text: str, waited: bool) -> int:
+    config = yaml.safe_load(text)
+    with run.lock():
+        if waited and not lacks(run, config):
+            print(f"measured by another process meanwhile\nrun: {run.folder}", flush=True)
+            return DONE
+        found, step = measured(run, config), run.status.get("step", 0)
+        _append(run.folder / "metrics.csv", {"step": step, **found})
+        run.mark("finished", metrics={**(run.status.get("metrics") or {}), **found})
+        write_text(run.folder / "config.yaml", text)
+        (run.folder / REQUEST).unlink(missing_ok=True)
     print(f"measured: {', '.join(f'{k} {v:.4g}' for k, v in sorted(found.items()))}\nrun: {run.folder}")
     return DONE
 
