@@ -106,6 +106,21 @@ def test_ones_own_modules_work_where_the_command_the_tree_or_the_environment_nam
     assert build.part(node).width == 3
 
 
+def test_a_run_that_lies_in_the_folder_of_ones_own_configuration_is_not_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, target in {
+        "outputs/theirs/config": "theirs.Net",
+        "model/own": "mine.Net",
+        "train": "mine.Data",
+    }.items():
+        file = tmp_path / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"model:\n  _target_: {target}\n")
+    trust.allow_files(tmp_path)
+    assert os.environ[trust.ALLOW] == "mine.Data,mine.Net"
+
+
 CLIP_KEYS = [key for key in compose("train", ["stage=clip"]).config["model"] if key != "_target_"]
 
 

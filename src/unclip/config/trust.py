@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.config.problems import Failure
+from unclip.config.tree import config_folder
 
 ALLOW = "UNCLIP_ALLOW"  # packages or dotted names, with commas; children inherit it
 BLOCKS = (
@@ -31,10 +32,11 @@ def allow(config: dict[str, Any]) -> None:
 
 
 def allow_files(folder: Path) -> None:
-    """As allow(), of the user's own configuration tree."""
-    _allow(
-        name for file in folder.rglob("*.yaml") for name in NAMED.findall(file.read_text(errors="replace"))
-    )
+    """As allow(), of the user's own configuration tree: of the groups and requests in it that this package has too, so
+    that runs which lie in the same folder are nobody's own."""
+    places = [folder / path.name for path in config_folder().iterdir()]
+    files = [file for place in places for file in (place, *place.rglob("*.yaml")) if file.is_file()]
+    _allow(name for file in files for name in NAMED.findall(file.read_text(errors="replace")))
 
 
 def _allow(targets: Iterator[str]) -> None:
