@@ -101,7 +101,7 @@ precision and recall, nearest training images, brightness; of a run also whether
 the round trip image -> embedding -> image, the prior and the CLIP by themselves; of a cascade's upsamplers, beside
 bicubic enlargement, and of an autoencoder what becomes of real images: also with run= one of these alone. fd_infinity
 and nll (bits per dimension) are slow and only measured by name. PATH is a folder of images or an .npz; extractor= says
-what judges them.
+what judges them, by default a run's own judge.
 
 A list of values is a sweep: sampler, guidance, steps, rerank and seed, every combination with the same noise. Typed
 again it goes on with what is missing.

@@ -21,6 +21,7 @@ from tests.conftest import SMALL
 from torch import Tensor
 
 from unclip import cli
+from unclip.config import trust
 from unclip.config.problems import Problems
 from unclip.evaluate import catalogue
 from unclip.evaluate.distances import frechet
@@ -28,8 +29,10 @@ from unclip.evaluate.extractors import RandomNetwork
 from unclip.evaluate.intervals import wilson
 from unclip.evaluate.judge import Settings, memorisation, pictures
 from unclip.evaluate.seen import Reference, Seen
+from unclip.files import write_json
 from unclip.report import sweep_curves, table
 from unclip.runs.evaluate import checked
+from unclip.runs.store import Run
 
 
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -265,6 +268,39 @@ def test_what_is_judged_is_not_asked_with_values_of_another_kind(wrong: str) -> 
     (problem,) = error.value.problems
     assert str(problem).startswith(wrong.split("=")[0])
     assert "must be " in problem.why
+
+
+def test_a_run_is_judged_by_its_own_judge_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = {"stage": {"name": "decoder"}, "data": {"image_size": 32}, "model": {}, "clip": None, "seed": 0}
+    config = {
+        **every,
+        "paths": {"outputs": "outputs", "data": "data"},
+        "extractor": {"_target_": "of.Training"},
+    }
+    run = Run(tmp_path / "outputs" / "made" / "0123456789")
+    run.prepare(config, "unclip train")
+    run.weights.touch()
+    run.mark("finished")
+    stages = {"decoder": {"folder": str(run.folder), "signature": run.signature}}
+    for name, own in (("demo", {"extractor": {"_target_": "unclip.build.evaluation_clip"}}), ("older", None)):
+        write_json(tmp_path / name / "pipeline.json", {"experiment": "x", "stages": stages, "evaluate": own})
+
+    def judge(*arguments: str) -> str:
+        asked = checked(list(arguments))
+        assert all(cell["extractor"] == asked.config["extractor"] for _, cell in asked.cells)
+        return asked.config["extractor"]["_target_"].rpartition(".")[2]
+
+    monkeypatch.delenv(trust.ALLOW, raising=False)
+    assert judge("run=demo", "guidance=1,2") == "evaluation_clip"
+    trust.check({"_target_": "unclip.build.evaluation_clip"})
+    assert judge(f"run={run.folder}") == judge("run=012345") == "Training"
+    assert judge("run=demo", "extractor=random") == "RandomNetwork"
+    assert judge("run=demo", "experiment=demo/evaluate") == "FashionMnistClassifier"
+    for silent in ("run=older", "decoder=0123456789"):
+        assert judge(silent) == "FashionMnistClassifier"
 
 
 # ---- the numbers ------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE
-from unclip.config import schema
+from unclip.config import schema, trust
 from unclip.config.compose import compose, options
 from unclip.config.problems import Problem, Problems
+from unclip.config.tree import config_folder
 from unclip.evaluate import catalogue
 from unclip.reading import misfit
 from unclip.runs import store
@@ -84,6 +85,8 @@ def checked(arguments: list[str]) -> Request:
         found += wrong
     if found:
         raise Problems(list(dict.fromkeys(found)))
+    if own := _own_judge(config, arguments):
+        config["extractor"] = own
     cells = [
         ({key: shown for key, (shown, _) in zip(values, point, strict=True)},
          {**config, **{key: value for key, (_, value) in zip(values, point, strict=True)}})
@@ -91,6 +94,18 @@ def checked(arguments: list[str]) -> Request:
     ]  # fmt: skip
     axes = {key: [shown for shown, _ in listed] for key, listed in values.items()}
     return Request({**config, **axes}, cells, axes, alone)
+
+
+def _own_judge(config: dict[str, Any], arguments: list[str]) -> dict[str, Any] | None:
+    """What judged the run before, of a results folder its numbers, else its training; None where another is asked for
+    or the run says none."""
+    asked = {argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in arguments}
+    if not (reference := config.get("run")) or asked & {"extractor", "experiment"}:
+        return None
+    trust.allow_files(config_folder() / "extractor")  # those of this package, as if one had been typed
+    if record := store.recorded(Path(reference)):
+        return (record.get("evaluate") or {}).get("extractor")
+    return only(reference, config["paths"]["outputs"]).config.get("extractor")
 
 
 def digest(request: dict[str, Any], runs: dict[str, str]) -> str:
