@@ -157,6 +157,12 @@ PROBLEMS: dict[str, list[str]] = {
     ],
     "manipulate": ["give one KIND; possible: inpaint, ..."],
     "manipulate variations run=decoder prior=none prompts=['']": ["prompts = ['']: holds an empty caption"],
+    "manipulate variations run=decoder prior=none images=test:3,x": [
+        "images = test:3,x: must be numbers from 0, as in test:3,17"
+    ],
+    "manipulate variations run=decoder prior=none images=nowhere": [
+        "images = nowhere: is not there; possible: test, test:3,17, a folder of images, or an .npz"
+    ],
     "schedules compare=[] weightings=uniform": ["compare = []: names none; possible: cauchy, ..."],
     # whole runs and sweeps
     "run --frob": ["--frob: is no option of it; possible: -m, --config-dir=DIR"],

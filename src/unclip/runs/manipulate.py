@@ -3,6 +3,7 @@ request and hands it on; pictures are made in manipulations.py, laid out in repo
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from unclip.cli import DONE
@@ -45,11 +46,29 @@ def checked(arguments: list[str]) -> tuple[str, dict[str, Any]]:
             found.append(Problem("run", request.get("run"), why))
     except Problems as problems:
         request, found = request or problems.config or {}, [_unprefixed(p) for p in problems.problems]
+    found += _wrong_pictures(request.get("images"))
     if any(not p.strip() for p in request.get("prompts") or []):
         found.append(Problem("prompts", request["prompts"], "holds an empty caption"))
     if found:
         raise Problems(found)
     return kind, request
+
+
+def _wrong_pictures(images: Any) -> list[Problem]:
+    """What can be said of images= before anything is loaded: whether there are so many test images is said later."""
+    if not isinstance(images, str):
+        return []  # said already
+    name, _, numbers = images.partition(":")
+    if name == "test":
+        listed = numbers.split(",") if numbers else []
+        if all(n.strip().isdecimal() for n in listed):
+            return []
+        return [Problem("images", images, "must be numbers from 0, as in test:3,17")]
+    if Path(images).expanduser().exists():
+        return []
+    return [
+        Problem("images", images, "is not there; possible: test, test:3,17, a folder of images, or an .npz")
+    ]
 
 
 def _unprefixed(problem: Problem) -> Problem:
