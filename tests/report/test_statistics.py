@@ -8,6 +8,8 @@ import random
 import pytest
 import scipy.stats
 
+from unclip.report import measures
+from unclip.report.sheets import Field
 from unclip.report.statistics import (
     against,
     estimate,
@@ -191,3 +193,17 @@ def test_a_claim_that_cannot_be_read_or_names_no_cell_is_one_line() -> None:
             parse(claim)
     with pytest.raises(ValueError, match=r"cosin is no cell; nearest: cosine; possible: cosine, linear"):
         judge(["cosin < linear"], {"cosine": {}, "linear": {}})
+
+
+def test_the_interval_of_a_share_is_shown_within_0_and_1() -> None:
+    for name in ("prdc.recall", "prompt_consistency", "val/consistency_n500", "val/zero_shot_accuracy"):
+        assert measures.share(name)
+    for name in ("fd", "prdc.density", "prior", "val/cosine", "val/loss"):
+        assert not measures.share(name)
+    high, low = estimate([0.99, 0.9, 0.999]), estimate([0.001, 0.0, 0.1])
+    assert (high.high > 1, low.low < 0) == (True, True)
+    assert (Field(high, False, True).interval, Field(low, False, True).interval) == (
+        "0.83 to 1.00",
+        "0.00 to 0.18",
+    )
+    assert Field(high, False).interval == f"{high.low:.2f} to {high.high:.2f}"

@@ -61,6 +61,10 @@ MEASURES = {
     "memorisation": Measure("distance to the nearest real image", "", "memorisation.baseline"),
     "memorisation.share_closer": Measure("share suspiciously near", "lower"),
 }  # in the order in which they are shown
+SHARES = re.compile(
+    r"prompt_consistency|attributes(\.held_out)?|prdc\.(precision|recall|coverage)|round_trip|clip"
+    r"|memorisation\.share_closer|val/consistency_n\d+|val/.*accuracy.*"
+)  # from 0 to 1, and so are their intervals shown
 FIRST = 6  # are shown where nobody asked for others
 LOGGED = (
     (re.compile(r"val/fd_n(\d+)"), "Frechet distance, N = {}", "lower"),
@@ -80,6 +84,11 @@ def measure(name: str) -> Measure:
         if found := pattern.fullmatch(name):
             return Measure(label.format(found[1].replace("_", " ")), better)  # type: ignore[arg-type]
     return Measure(name, "")
+
+
+def share(name: str) -> bool:
+    """Whether it is known to lie between 0 and 1."""
+    return SHARES.fullmatch(name) is not None
 
 
 def flat(measured: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

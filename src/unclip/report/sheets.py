@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unclip.report import measures
 from unclip.report.collect import Cell, Collection
@@ -37,10 +37,14 @@ class Field:
 
     found: Estimate
     is_best: bool
+    share: bool = False
 
     @property
     def interval(self) -> str:
-        return "one seed" if self.found.n == 1 else interval(self.found)
+        found = self.found
+        if self.share:  # a t-interval knows nothing of where shares end
+            found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+        return "one seed" if found.n == 1 else interval(found, _decimals(self.found))
 
     @property
     def text(self) -> str:
@@ -68,7 +72,7 @@ def rows(collection: Collection, metrics: Sequence[str]) -> list[Row]:
     """Every cell, also those that have nothing to show."""
     best = {metric: best_known(collection, metric) for metric in metrics}
     return [
-        Row(cell, {m: Field(cell.estimate(m), best[m] == cell.name) for m in metrics})
+        Row(cell, {m: Field(cell.estimate(m), best[m] == cell.name, measures.share(m)) for m in metrics})
         for cell in collection.cells
     ]
 
@@ -80,11 +84,12 @@ def mean(found: Estimate) -> str:
     return f"{found.mean:.{_decimals(found)}f}" if interval(found) else measures.number(found.mean)
 
 
-def interval(found: Estimate) -> str:
+def interval(found: Estimate, decimals: int | None = None) -> str:
     """`3.5 to 4.1`; "" of fewer than two seeds, which have none."""
     if found.n < 2 or not math.isfinite(found.high):
         return ""
-    return " to ".join(f"{end:.{_decimals(found)}f}" for end in (found.low, found.high))
+    decimals = _decimals(found) if decimals is None else decimals
+    return " to ".join(f"{end:.{decimals}f}" for end in (found.low, found.high))
 
 
 def in_words(c: Comparison) -> str:
