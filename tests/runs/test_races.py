@@ -20,6 +20,7 @@ from unclip.cli import INTERRUPTED
 from unclip.files import write_json
 from unclip.runs import cleaning, listing, process, store, train
 from unclip.runs.cells import Cell
+from unclip.runs.job import beat
 from unclip.runs.results import RECORD, Results, digest
 from unclip.runs.search_jobs import measured
 from unclip.runs.store import Busy, Run, provenance
@@ -205,3 +206,12 @@ def test_a_child_whose_parent_has_ended_before_it_could_say_so_ends(tmp_path: Pa
             subprocess.run([sys.executable, "-c", code, str(parent)], capture_output=True, text=True).stdout
             == said
         )
+
+
+def test_a_heartbeat_leaves_what_another_rank_has_failed_of(run: Run) -> None:
+    run.mark("running")
+    beat(run, step=3)
+    assert (run.status["state"], run.status["step"]) == ("running", 3)
+    run.mark("failed", error="rank 1: it broke")
+    beat(run, step=4)
+    assert (run.status["state"], run.status["error"]) == ("failed", "rank 1: it broke")

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +216,7 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
         if node
     }
     if "progress" in callbacks:
-        callbacks["progress"].heartbeat = lambda **fields: run.mark("running", **fields)
+        callbacks["progress"].heartbeat = partial(beat, run)
     if not logging:
         callbacks = {k: c for k, c in callbacks.items() if not isinstance(c, LearningRateMonitor)}
     return build.make(
@@ -229,6 +230,12 @@ def trainer_of(config: dict[str, Any], run: Run, module: Stage, source: Any) -> 
         enable_progress_bar="progress" in callbacks,
         enable_checkpointing="checkpoint" in callbacks,
     )
+
+
+def beat(run: Run, **fields: Any) -> None:
+    """Say in status.json that it lives, unless another rank has said meanwhile why it failed."""
+    if run.status.get("state") != "failed":
+        run.mark("running", **fields)
 
 
 def _metrics(trainer: Trainer) -> dict[str, float]:
