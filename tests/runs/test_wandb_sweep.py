@@ -54,7 +54,9 @@ def test_names_that_the_configuration_gives_are_kept(tmp_path: Path, monkeypatch
     request = ["stage=clip", "+logger.wandb.group=mine", "+logger.wandb.entity=us"]
     config = {**compose("train", request).config, "experiment": "demo"}
     loggers.logger_of(config["logger"]["wandb"], config, Run(tmp_path))
-    assert made.keys() & {"group", "name", "job_type", "entity"} == {"name", "job_type"}, "others are the node's own"
+    assert made.keys() & {"group", "name", "job_type", "entity"} == {"name", "job_type"}, (
+        "others are the node's own"
+    )
 
 
 def test_a_sweeps_runs_have_ids_of_their_own_one_group_and_the_resolved_configuration(tmp_path: Path) -> None:
