@@ -183,7 +183,8 @@ what would be done.
                and dalle2-pytorch, with as many parameters on the same batches
   prior        a prior's, from cached embeddings; beside it with CLIP inside the step, and dalle2-pytorch's
   sampling     text to pictures; beside it the tutorials' loop of a thousand steps, and diffusers' loops. quality=true
-               run=FOLDER: also in how few steps a trained run's pictures are as good as after a thousand
+               run=FOLDER: also in how few steps a trained run's pictures are as good as after a thousand; quality=only:
+               nothing else
   data         batches from memory; beside it torch's DataLoader, and what loading is of a training step
   evaluation   the Frechet distance (full=true: of 2 x 50,000 samples of 2048 features); beside it torchmetrics'
   sweep        planning a sweep, and what each of its cells costs beside its training

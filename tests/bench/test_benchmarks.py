@@ -142,6 +142,8 @@ def test_the_fewest_steps_that_pass_are_found(monkeypatch):
     table = quality.table({**request, "run": "outputs/demo", "out": "here"})
     assert "outputs/demo, 50 pictures, 3 seeds" in table["title"]
     assert "10, by a" in table["remarks"][0]
+    made = {**request, "run": "outputs/demo", "out": "here", "quality": "only"}
+    assert sampling.measure(made)["tables"] == [table], "no time is taken"
 
 
 def test_commands_are_processes_and_a_sweep_plans_and_trains(monkeypatch):

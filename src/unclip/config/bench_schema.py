@@ -56,7 +56,7 @@ class BenchSampling:
     timed: Annotated[int, "1 <= timed <= 1000"] = 4
     rounds: Annotated[int, "rounds >= 1"] = 5
     seconds: Annotated[float, "seconds > 0"] = 1.0
-    quality: bool = False
+    quality: bool | Literal["only"] = False
     run: str = "outputs/demo"
     images: Annotated[int, "images >= 2"] = 500
     seeds: Annotated[list[int], "len(seeds) >= 2"] = field(default_factory=list)
