@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ def allow(config: dict[str, Any]) -> None:
     _allow(target for target in targets_in(config) if not _is_block(target))
 
 
-def allow_files(folder: Path) -> None:
-    """As allow(), of the user's own configuration tree: of the groups and requests in it that this package has too, so
-    that runs which lie in the same folder are nobody's own."""
-    places = [folder / path.name for path in config_folder().iterdir()]
+def allow_files(folder: Path, names: Sequence[str] = ()) -> None:
+    """As allow(), of a configuration tree: of the groups and requests in it of these names, else of those that this
+    package has too, so that runs which lie in a user's own folder are nobody's own."""
+    places = [folder / name for name in names or [path.name for path in config_folder().iterdir()]]
     files = [file for place in places for file in (place, *place.rglob("*.yaml")) if file.is_file()]
     _allow(name for file in files for name in NAMED.findall(file.read_text(errors="replace")))
 

@@ -102,7 +102,7 @@ def _own_judge(config: dict[str, Any], arguments: list[str]) -> dict[str, Any] |
     asked = {argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in arguments}
     if not (reference := config.get("run")) or asked & {"extractor", "experiment"}:
         return None
-    trust.allow_files(config_folder() / "extractor")  # those of this package, as if one had been typed
+    trust.allow_files(config_folder(), ["extractor"])  # those of this package, as if one had been typed
     if record := store.recorded(Path(reference)):
         return (record.get("evaluate") or {}).get("extractor")
     return only(reference, config["paths"]["outputs"]).config.get("extractor")
