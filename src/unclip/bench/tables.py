@@ -92,5 +92,6 @@ def on(machine: dict[str, Any]) -> str:
     """The machine in a line."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     gpu = f"{machine['device']}, " if machine["device"] != "cpu" else ""
-    cores = f"{machine['cores']} cores of {machine['processor']}, {machine['threads']} threads, load {machine['load']}"
-    return f"{gpu}{cores}; Python {machine['python']}, {versions}"
+    cores = f"{machine['cores']} cores of {machine['processor']}"
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return f"{gpu}{cores}, {threads}, load {machine['load']}; Python {machine['python']}, {versions}"
