@@ -14,7 +14,7 @@ import yaml
 from tests.conftest import SMALL
 
 from unclip.cli import DONE, WRONG_REQUEST
-from unclip.runs import measure, store
+from unclip.runs import measure, process, store
 from unclip.runs.measure import lacks
 from unclip.runs.store import Run
 
@@ -64,7 +64,7 @@ def test_a_child_waits_for_whoever_measures_the_same_and_a_command_is_refused(
     measure.ask(run, every | asked(16))
     monkeypatch.setattr(measure, "stop_at_once_when_asked", lambda: None)
     monkeypatch.setattr(store, "LOOK_SECONDS", 0.05)
-    monkeypatch.setenv(measure.WAIT, "1") if child else monkeypatch.delenv(measure.WAIT, raising=False)
+    monkeypatch.setenv(process.WAIT, "1") if child else monkeypatch.delenv(process.WAIT, raising=False)
     held = run.lock()
     held.__enter__()
 
@@ -74,7 +74,7 @@ def test_a_child_waits_for_whoever_measures_the_same_and_a_command_is_refused(
         held.__exit__(None, None, None)
 
     monkeypatch.setattr(
-        measure.time, "sleep", lambda s: other_is_done(s) if s == measure.WAIT_SECONDS else None
+        process.time, "sleep", lambda s: other_is_done(s) if s == process.WAIT_SECONDS else None
     )
     assert measure.main(str(tmp_path)) == (DONE if child else WRONG_REQUEST)
     said = capsys.readouterr()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.runs import endings, loggers
-from unclip.runs.process import ATTEMPT, WAIT, WAIT_SECONDS, end_with_parent, stop_at_once_when_asked
+from unclip.runs.process import ATTEMPT, WAIT_SECONDS, end_with_parent, refused, stop_at_once_when_asked
 from unclip.runs.store import DAMAGED, Busy, Run, now, provenance
 
 if TYPE_CHECKING:
@@ -52,11 +52,9 @@ def main(folder: str) -> int:
                     return FAILED
                 return _attempt(run, rank)
         except Busy as busy:
-            if not os.environ.get(WAIT):
-                print(f"unclip train: {busy}", file=sys.stderr)
+            if refused(busy):
                 return WRONG_REQUEST
         waited = True
-        time.sleep(WAIT_SECONDS)
 
 
 def _attempt(run: Run, rank: int) -> int:

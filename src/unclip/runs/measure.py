@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ import yaml
 from unclip.cli import DONE, FAILED, WRONG_REQUEST
 from unclip.config.problems import Problems
 from unclip.files import write_text
-from unclip.runs.process import WAIT, WAIT_SECONDS, stop_at_once_when_asked
+from unclip.runs.process import refused, stop_at_once_when_asked
 from unclip.runs.store import Busy, Run
 
 if TYPE_CHECKING:
@@ -54,19 +52,16 @@ def main(folder: str) -> int:
     waited, text = False, None
     while True:
         try:
-            text = text or (Path(folder) / REQUEST).read_text(
-                encoding="utf-8"
-            )  # another may ask for other metrics
+            # read once: while this one waits, another may ask for other metrics
+            text = text or (Path(folder) / REQUEST).read_text(encoding="utf-8")
             return _measure(Run(Path(folder)), text, waited)
         except (ValueError, OSError, Problems) as error:  # the run stays as it was
             print(f"unclip train: {error}\nrun: {folder}", file=sys.stderr)
             return FAILED
         except Busy as busy:
-            if not os.environ.get(WAIT):
-                print(f"unclip train: {busy}", file=sys.stderr)
+            if refused(busy):
                 return WRONG_REQUEST
         waited = True
-        time.sleep(WAIT_SECONDS)
 
 
 def _measure(run: Run, text: str, waited: bool) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,16 @@ WAS_STOPPED = (INTERRUPTED, *(-number for number in ASKED_BY))
 
 def before_becoming(module: str, *given: str) -> None:
     """A hook, called with the module and arguments that this process is about to be replaced by."""
+
+
+def refused(busy: Exception) -> bool:
+    """Whether a run that another process holds ends this one. A command that was typed is refused, in one line; a child
+    of a sweep is to try again, after a pause that is over when this returns."""
+    if os.environ.get(WAIT):
+        time.sleep(WAIT_SECONDS)
+        return False
+    print(f"unclip train: {busy}", file=sys.stderr)
+    return True
 
 
 def run_child(*arguments: str, **options: Any) -> int:
